@@ -1,0 +1,49 @@
+package event
+
+import (
+	"strings"
+	"time"
+)
+
+// WallLayout is how the API writes almost all of its times: wall time without
+// a zone. Times of this form compare as text.
+const WallLayout = "2006-01-02 15:04:05"
+
+// ParseTime reads a time as the API writes them. Text without a zone is wall
+// time in loc. It returns false for what means "no time" (empty, year 1 or
+// earlier, the first day of 1970) and for what cannot be read; nothing is ever
+// guessed.
+//
+// The forms are those of the vendor's own published examples: wall time, RFC
+// 3339 with an offset, and Go's "-0700 CST" form; leading spaces occur.
+func ParseTime(text string, loc *time.Location) (time.Time, bool) {
+	text = strings.TrimSpace(text)
+	var t time.Time
+	var err error
+	switch {
+	case len(text) == len(WallLayout):
+		t, err = time.ParseInLocation(WallLayout, text, loc)
+	case strings.Contains(text, "T"):
+		t, err = time.Parse(time.RFC3339, text)
+	default:
+		t, err = time.Parse("2006-01-02 15:04:05 -0700 MST", text)
+	}
+	if err != nil || t.Year() <= 1 {
+		return time.Time{}, false
+	}
+	// A zero epoch shows as 1970-01-01 in UTC or in the zone it was printed in.
+	if y, m, d := t.Date(); y == 1970 && m == time.January && d == 1 {
+		return time.Time{}, false
+	}
+	return t, true
+}
+
+// WallTime brings a time of the API to WallLayout in loc, so that two of them
+// compare as text. It returns false where ParseTime does.
+func WallTime(text string, loc *time.Location) (string, bool) {
+	t, ok := ParseTime(text, loc)
+	if !ok {
+		return "", false
+	}
+	return t.In(loc).Format(WallLayout), true
+}
