@@ -185,7 +185,7 @@ func (c *Client) roundTripper() (http.RoundTripper, error) {
 	fresh, err := c.cfg.newTransport()
 	if err != nil {
 		if c.transport != nil {
-			return c.transport, nil //nolint:nilerr // as documented above
+			return c.transport, nil
 		}
 		return nil, err
 	}
@@ -222,7 +222,7 @@ func (h HTTP) newTransport() (*http.Transport, error) {
 		t.Proxy = http.ProxyURL(proxy)
 		t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 			if ours(answer.StatusCode) {
-				return errProxyRefuses{answer.StatusCode}
+				return proxyRefusesError{answer.StatusCode}
 			}
 			return nil // the transport turns the rest into errors itself
 		}
@@ -230,17 +230,17 @@ func (h HTTP) newTransport() (*http.Transport, error) {
 	return t, nil
 }
 
-// errNotPublic is why refusePrivate refuses.
-type errNotPublic struct{ addr netip.Addr }
+// notPublicError is why refusePrivate refuses.
+type notPublicError struct{ addr netip.Addr }
 
-func (e errNotPublic) Error() string {
+func (e notPublicError) Error() string {
 	return e.addr.String() + " is not a public address; set allow_private: true if that is meant"
 }
 
-// errProxyRefuses is a proxy that does not let us through and will not later.
-type errProxyRefuses struct{ status int }
+// proxyRefusesError is a proxy that does not let us through and will not later.
+type proxyRefusesError struct{ status int }
 
-func (e errProxyRefuses) Error() string {
+func (e proxyRefusesError) Error() string {
 	return fmt.Sprintf("the proxy answered %d %s", e.status, http.StatusText(e.status))
 }
 
@@ -252,7 +252,7 @@ func refusePrivate(_, address string, _ syscall.RawConn) error {
 		return fmt.Errorf("read the resolved address: %w", err)
 	}
 	if addr := ap.Addr().Unmap().WithZone(""); !public(addr) {
-		return errNotPublic{addr}
+		return notPublicError{addr}
 	}
 	return nil
 }
@@ -286,10 +286,10 @@ func (c *Client) classNetwork(req *http.Request, err error) error {
 		err = fmt.Errorf("%w (%w)", cause, err)
 	}
 	wrapped := c.wrap(req, err)
-	if _, ok := errors.AsType[errNotPublic](err); ok {
+	if _, ok := errors.AsType[notPublicError](err); ok {
 		return sinks.Halt(wrapped)
 	}
-	if _, ok := errors.AsType[errProxyRefuses](err); ok {
+	if _, ok := errors.AsType[proxyRefusesError](err); ok {
 		return sinks.Halt(wrapped)
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
@@ -317,12 +317,15 @@ func (c *Client) wrap(req *http.Request, err error) error {
 	return wrapped
 }
 
-// Mask hides the client's secrets in text.
-func (c *Client) Mask(text string) string { return c.masks.Replace(text) }
+// Show makes text of the answer fit for an error: one line, not long, secrets
+// masked.
+func (r *Response) Show(text string) string {
+	return oneLine(r.masks.Replace(text), excerptLength)
+}
 
 // Excerpt returns the beginning of the body as one line, secrets masked.
 func (r *Response) Excerpt() string {
-	return oneLine(r.masks.Replace(string(r.Body)), excerptLength)
+	return r.Show(string(r.Body))
 }
 
 // oneLine makes text fit to be shown: no control characters, one space where
