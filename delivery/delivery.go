@@ -1,0 +1,169 @@
+// Package delivery carries records from the journal to a sink: one Worker for
+// each sink reads in order, filters, batches, encodes, sends, and decides what
+// follows an attempt. It alone retries, halts and buries.
+//
+// It promises that every record behind the stored cursor's start is accepted
+// by the sink at least once, is refused by the sink's own condition, or lies
+// in the sink's dead letters; that the cursor never passes a record of which
+// none of these is true; and that no sink waits for another. It never gives
+// up. What was in flight when the process ended is sent again.
+//
+// # Order
+//
+// One batch is in flight and is settled before the next is sent, so records
+// reach the destination in the order of the journal, unless the sink is a
+// Windower, whose destination keeps no order. A record that the destination
+// refuses alone (a suspect) does not hold up the others; only later records of
+// its own key wait until it is accepted or buried, so that an older state of
+// an event never follows a newer one. Within one attempt order is the sink's:
+// where it accepts a part of a batch, what it did not accept comes later.
+//
+// How a sink reports is said by package sinks, what is stored by package
+// journal.
+package delivery
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/cwprelay/cwprelay/event"
+	"github.com/cwprelay/cwprelay/journal"
+	"github.com/cwprelay/cwprelay/sinks"
+)
+
+// Options are what a Worker is made of.
+type Options struct {
+	Name   string // of the sink: cursor, log field and metric label
+	Sink   sinks.Sink
+	Config Config
+	// Encode appends a record in the sink's format. Nil: the sink builds its
+	// payload itself and messages have no body. It is called by one goroutine
+	// at a time.
+	Encode  func(dst []byte, r *event.Record) ([]byte, error)
+	Journal journal.Journal
+	Log     *zap.Logger // nil: nothing is logged
+	Metrics *Metrics    // nil: nothing is registered
+	// Grace is how long attempts may go on after Run's context is done; zero
+	// means 20 seconds.
+	Grace time.Duration
+}
+
+// An AckTimeouter is a sinks.Windower that says how long it waits for the
+// confirmation of a batch after the destination's answer.
+type AckTimeouter interface {
+	AckTimeout() time.Duration
+}
+
+// ackTimeout is what the attempt of a Windower that does not say may take
+// beyond Config.Timeout. Such a sink bounds its wait itself.
+const ackTimeout = time.Hour
+
+// A Worker serves one sink.
+type Worker struct {
+	name    string
+	sink    sinks.Sink
+	cfg     Config
+	encode  func(dst []byte, r *event.Record) ([]byte, error)
+	when    *condition // nil: everything passes
+	journal journal.Journal
+	log     *zap.Logger
+	metrics sinkMetrics
+	grace   time.Duration
+
+	encoding sync.Mutex // serializes encode: the reader and a reload may meet
+
+	paused atomic.Bool
+	poke   chan struct{} // buffered by one: paused changed
+	look   chan struct{} // buffered by one: the figures are stale
+
+	mu      sync.Mutex // guards status and changed
+	status  Status
+	changed chan struct{} // closed and replaced when status changes
+}
+
+// New makes the worker of a valid configuration. It touches neither the
+// journal nor the destination.
+func New(opts Options) (*Worker, error) {
+	w := &Worker{
+		name: opts.Name, sink: opts.Sink, cfg: opts.Config.WithDefaults(), encode: opts.Encode,
+		journal: opts.Journal, log: cmp.Or(opts.Log, zap.NewNop()), grace: cmp.Or(opts.Grace, 20*time.Second),
+		poke: make(chan struct{}, 1), look: make(chan struct{}, 1), changed: make(chan struct{}),
+	}
+	w.log = w.log.Named("sink." + opts.Name)
+	w.metrics = cmp.Or(opts.Metrics, NewMetrics(nil)).of(opts.Name)
+	w.status = Status{Name: opts.Name, State: OK, Since: time.Now()}
+	if w.cfg.When != "" {
+		c, err := compile(w.cfg.When)
+		if err != nil {
+			return nil, fmt.Errorf("sink %s: when: %w", opts.Name, err)
+		}
+		w.when = c
+	}
+	return w, nil
+}
+
+// Run serves the sink until ctx is done and then returns nil. Attempts that
+// have begun may end within Options.Grace and are then cancelled; their records
+// stay in the journal. It returns an error only when the journal was closed or
+// the sink's lease was lost. It is called once.
+//
+// Run waits for the sink, also for one that ignores its context; whoever must
+// not wait leaves without it.
+func (w *Worker) Run(ctx context.Context) (err error) {
+	lease, err := w.journal.Lease(ctx, "sink/"+w.name)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // asked to end before anything began
+		}
+		return fmt.Errorf("sink %s: %w", w.name, err)
+	}
+	defer func() { err = errors.Join(err, lease.Release()) }()
+
+	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	inner, stop := context.WithCancel(ctx)
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer stop()
+
+	r := &run{
+		w: w, lease: lease, hard: hard, cancel: cancel, pace: newPace(),
+		arrivals: make(chan *batch), results: make(chan result), spare: make(chan []byte, 2),
+	}
+	if err := r.start(inner); err != nil {
+		return w.ended(ctx, err)
+	}
+	helpers.Go(func() { r.reader().run(inner, r.arrivals) })
+	helpers.Go(func() { w.watch(inner) })
+	return w.ended(ctx, r.loop(ctx))
+}
+
+// ended is what Run returns for err: an end that was asked for is none.
+func (w *Worker) ended(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("sink %s: %w", w.name, err)
+}
+
+// Pause makes the worker begin nothing new, or go on. What is in flight ends.
+// It is not kept over a restart.
+func (w *Worker) Pause(paused bool) {
+	w.paused.Store(paused)
+	signal(w.poke)
+}
+
+// signal leaves a note in a channel that is buffered by one.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,511 @@
+package delivery
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/cwprelay/cwprelay/event"
+	"github.com/cwprelay/cwprelay/journal"
+	"github.com/cwprelay/cwprelay/sinks"
+)
+
+const (
+	// poisonBurst suspects without an acceptance between them are not bad
+	// records but a destination that refuses everything.
+	poisonBurst = 20
+	// stuckFor is how long a record that causes unclear answers is tried
+	// before it can be buried.
+	stuckFor = time.Hour
+	// heldMax is the most records that wait for suspects of their keys before
+	// the worker stops reading on.
+	heldMax = 10_000
+	// idleSettle is how long a cursor that only passed refused records may stay
+	// unstored: a loss of it costs nothing but reading them again.
+	idleSettle = time.Second
+)
+
+// A run is the state of Worker.Run; it belongs to the goroutine of loop.
+type run struct {
+	w      *Worker
+	lease  journal.Lease
+	hard   context.Context // what attempts run under: ends Grace after Run's context
+	cancel context.CancelFunc
+
+	arrivals chan *batch
+	spare    chan []byte
+	results  chan result
+
+	ledger   ledger
+	stored   journal.Cursor
+	queue    []*job     // to be sent, in order
+	suspects []*suspect // refused alone, in order of their refusal
+	held     []item     // waiting for a suspect of their key, ascending
+	burst    int        // suspects since the last acceptance
+
+	begun  uint64    // number of the newest attempt
+	flying int       // attempts under way
+	probes int       // of them probes
+	next   time.Time // AttemptsPerSecond: nothing begins before
+	turn   int       // which record the next probe of a halted sink takes
+
+	pace   pace
+	halt   *halt
+	outage *outage
+
+	// What the next settlement stores beside the cursor.
+	dead     []journal.DeadLetter
+	receipts []journal.Receipt
+	memos    map[event.Key]string
+	lazyAt   time.Time // when an otherwise unneeded settlement is due; zero: none
+}
+
+// A suspect is a record that was refused alone. It is buried only when it is
+// refused again after others passed.
+type suspect struct {
+	job       *job // its record, and its history
+	stuck     bool // by unclear answers, not by a verdict
+	reason    string
+	since     time.Time // of the first refusal
+	refusedAt uint64    // number of the newest attempt at its last refusal
+	proven    bool      // another record was accepted after that
+	next      time.Time // not to be sent before
+	wait      interface{ NextBackOff() time.Duration }
+	flying    bool
+}
+
+func (s *suspect) item() *item { return &s.job.items[0] }
+
+// A halt is a time in which the destination refuses everything.
+type halt struct {
+	since  time.Time
+	burst  bool // by suspects: only records can tell when it is over
+	cause  string
+	next   time.Time // of the next probe
+	wait   interface{ NextBackOff() time.Duration }
+	direct bool // the next probe is a record even if the sink can tell its health
+}
+
+// A result is what an attempt, or a look at the health of the sink, gave.
+type result struct {
+	number  uint64
+	job     *job // nil: a look at the health
+	receipt sinks.Receipt
+	err     error
+	probe   bool
+	took    time.Duration
+}
+
+// startMark is the memo that says that start_from: now was carried out.
+func startMark() event.Key { return event.Key{Kind: "cwprelay", ID: "start_from"} }
+
+// start loads the cursor.
+func (r *run) start(ctx context.Context) error {
+	err := r.w.repeat(ctx, "load the cursor", func() error {
+		c, err := r.w.journal.Cursor(ctx, r.w.name)
+		if err == nil && r.w.cfg.StartFrom == StartNow && c.Seq == 0 && len(c.Ahead) == 0 {
+			c, err = r.startNow(ctx)
+		}
+		r.stored = c
+		return err
+	})
+	r.ledger = newLedger(r.stored)
+	r.publish()
+	return err
+}
+
+// startNow puts the cursor of a new sink behind the newest record. A mark
+// tells a new sink from one that began with an empty journal.
+func (r *run) startNow(ctx context.Context) (journal.Cursor, error) {
+	mark := startMark()
+	memos, err := r.w.journal.Memos(ctx, r.w.name, []event.Key{mark})
+	if err != nil || memos[mark] != "" {
+		return journal.Cursor{}, err
+	}
+	st, err := r.w.journal.Status(ctx)
+	if err != nil {
+		return journal.Cursor{}, err
+	}
+	c := journal.Cursor{Seq: st.Last}
+	return c, r.w.journal.Settle(ctx, r.lease, journal.Settlement{
+		Sink: r.w.name, Cursor: c, Memos: map[event.Key]string{mark: StartNow},
+	})
+}
+
+func (r *run) reader() *reader {
+	return &reader{w: r.w, pos: r.stored.Seq, ahead: r.stored.Ahead, spare: r.spare}
+}
+
+// loop begins what may begin, and takes in what comes, until ctx is done.
+func (r *run) loop(ctx context.Context) error {
+	defer r.drain()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		wake, err := r.begin(ctx)
+		if err != nil {
+			return err
+		}
+		if !r.lazyAt.IsZero() && (wake.IsZero() || r.lazyAt.Before(wake)) {
+			wake = r.lazyAt
+		}
+		r.publish()
+		var alarm <-chan time.Time
+		if !wake.IsZero() {
+			timer.Reset(time.Until(wake))
+			alarm = timer.C
+		}
+		var arrivals <-chan *batch
+		if r.wantsMore() {
+			arrivals = r.arrivals
+		}
+		select {
+		case <-ctx.Done():
+		case <-r.w.poke:
+		case <-alarm:
+		case b := <-arrivals:
+			err = r.take(b)
+		case res := <-r.results:
+			err = r.conclude(ctx, res)
+		}
+		if err == nil {
+			err = r.settle()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return r.finish(ctx)
+}
+
+// finish waits for the attempts under way and settles what they give.
+func (r *run) finish(ctx context.Context) error {
+	for r.flying > 0 {
+		if err := r.conclude(ctx, <-r.results); err != nil {
+			return err
+		}
+	}
+	r.lazyAt = time.Time{}
+	err := r.store()
+	r.publish()
+	return err
+}
+
+// drain ends and awaits the attempts that are still under way after an error.
+func (r *run) drain() {
+	r.cancel()
+	for r.flying > 0 {
+		<-r.results
+		r.flying--
+	}
+}
+
+// wantsMore reports whether the next batch is to be taken from the reader.
+func (r *run) wantsMore() bool {
+	return len(r.queue) == 0 && r.flying < r.window() && len(r.held) < heldMax && !r.w.paused.Load()
+}
+
+// window is how many attempts may be under way.
+func (r *run) window() int {
+	if s, ok := r.w.sink.(sinks.Windower); ok {
+		return max(1, s.Window())
+	}
+	return 1
+}
+
+// take takes in a batch of the reader.
+func (r *run) take(b *batch) error {
+	if b.err != nil {
+		return b.err
+	}
+	r.ledger.add(b.items, b.read)
+	r.dead = append(r.dead, b.dead...)
+	r.w.metrics.records.WithLabelValues(recordFiltered).Add(float64(b.refused))
+	if len(b.items) > 0 {
+		r.queue = append(r.queue, &job{items: b.items, arena: b.arena})
+	} else if r.lazyAt.IsZero() {
+		r.lazyAt = time.Now().Add(idleSettle)
+	}
+	return nil
+}
+
+// begin begins every attempt that may begin now. It returns when to look
+// again; zero means when something comes.
+func (r *run) begin(ctx context.Context) (wake time.Time, err error) {
+	for ctx.Err() == nil {
+		// A batch that waits counts as something waiting.
+		if r.wantsMore() {
+			select {
+			case b := <-r.arrivals:
+				if err := r.take(b); err != nil {
+					return wake, err
+				}
+			default:
+			}
+		}
+		j, wake := r.pick(time.Now())
+		if j == nil {
+			return wake, nil
+		}
+		if err := r.load(ctx, j); err != nil {
+			return wake, err
+		}
+		if len(j.items) > 0 {
+			if err := r.send(ctx, j); err != nil {
+				return wake, err
+			}
+		}
+	}
+	return wake, nil
+}
+
+// pick removes from the queue what is to be sent now, nil when nothing is, and
+// says when to look again.
+func (r *run) pick(now time.Time) (*job, time.Time) {
+	if r.w.paused.Load() {
+		return nil, time.Time{}
+	}
+	if now.Before(r.next) {
+		return nil, r.next
+	}
+	if r.halt != nil {
+		return r.pickHalted(now)
+	}
+	if now.Before(r.pace.notBefore) {
+		return nil, r.pace.notBefore
+	}
+	if r.flying >= r.window() || (r.pace.probing() && r.probes > 0) {
+		return nil, time.Time{}
+	}
+	wake := time.Time{}
+	if !r.pace.probing() {
+		var s *suspect
+		if s, wake = r.dueSuspect(now, true); s != nil {
+			return s.job, time.Time{}
+		}
+	}
+	if j := r.head(r.pace.probing()); j != nil {
+		return j, time.Time{}
+	}
+	if r.flying > 0 {
+		return nil, wake
+	}
+	s, wake := r.dueSuspect(now, false)
+	if s == nil {
+		return nil, wake
+	}
+	return s.job, time.Time{}
+}
+
+// pickHalted picks one record for a probe, when it is time for one.
+func (r *run) pickHalted(now time.Time) (*job, time.Time) {
+	if r.probes > 0 {
+		return nil, time.Time{}
+	}
+	if now.Before(r.halt.next) {
+		return nil, r.halt.next
+	}
+	if p, ok := r.w.sink.(sinks.Prober); ok && !r.halt.burst && !r.halt.direct {
+		r.examine(p)
+		return nil, time.Time{}
+	}
+	r.turn++
+	if n := len(r.suspects); n > 0 {
+		if i := r.turn % (n + 1); i < n && !r.suspects[i].flying {
+			return r.suspects[i].job, time.Time{}
+		}
+	}
+	if j := r.head(true); j != nil {
+		return j, time.Time{}
+	}
+	for _, s := range r.suspects {
+		if !s.flying {
+			return s.job, time.Time{}
+		}
+	}
+	return nil, time.Time{} // nothing to ask with; a record will come
+}
+
+// dueSuspect returns a suspect that may be sent now, of the proven ones or of
+// all, and otherwise when the first of them may.
+func (r *run) dueSuspect(now time.Time, proven bool) (*suspect, time.Time) {
+	var wake time.Time
+	for _, s := range r.suspects {
+		switch {
+		case s.flying || (proven && !s.proven):
+		case !now.Before(s.next):
+			return s, time.Time{}
+		case wake.IsZero() || s.next.Before(wake):
+			wake = s.next
+		}
+	}
+	return nil, wake
+}
+
+// head takes the first job of the queue, or its first record only. Records
+// that must wait for a suspect of their key are put aside.
+func (r *run) head(single bool) *job {
+	for len(r.queue) > 0 {
+		j := r.queue[0]
+		r.hold(j)
+		if len(j.items) == 0 {
+			r.queue = r.queue[1:]
+			continue
+		}
+		if single && len(j.items) > 1 {
+			r.queue[0] = j.part(j.items[1:])
+			return j.part(j.items[:1:1])
+		}
+		r.queue = r.queue[1:]
+		return j
+	}
+	return nil
+}
+
+// load reads the records of a job that are not in memory, and encodes them.
+// What the journal does not have any more leaves the job.
+func (r *run) load(ctx context.Context, j *job) error {
+	if !slices.ContainsFunc(j.items, func(it item) bool { return it.rec == nil }) {
+		return nil
+	}
+	kept := make([]item, 0, len(j.items))
+	var lost []item // gone or not encodable
+	gone := 0
+	for _, it := range j.items {
+		if it.rec == nil {
+			err := r.w.repeat(ctx, "read a record again", func() (err error) {
+				it.rec, err = r.w.journal.Get(ctx, it.seq)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if ctx.Err() != nil {
+				j.items = nil // nothing begins any more
+				return nil
+			}
+			if it.rec == nil {
+				gone++
+				lost = append(lost, it)
+				continue
+			}
+			out, err := r.w.encodeTo(nil, it.rec)
+			if err != nil {
+				r.dead = append(r.dead, unencodable(it.rec, err))
+				lost = append(lost, it)
+				continue
+			}
+			it.body = body(out, 0)
+		}
+		kept = append(kept, it)
+	}
+	j.items = kept
+	if len(lost) == 0 {
+		return nil
+	}
+	r.ledger.settle(lost)
+	if j.suspect != nil {
+		r.clear(j.suspect, lost[0].key)
+	}
+	if gone > 0 {
+		r.w.metrics.records.WithLabelValues(recordGone).Add(float64(gone))
+		r.w.log.Error("records that were to be sent again are no longer in the journal", zap.Int("records", gone))
+	}
+	return r.store()
+}
+
+// send begins an attempt.
+func (r *run) send(ctx context.Context, j *job) error {
+	var memos map[event.Key]string
+	keys := make([]event.Key, len(j.items))
+	for i := range j.items {
+		keys[i] = j.items[i].key
+	}
+	err := r.w.repeat(ctx, "read memos", func() (err error) {
+		memos, err = r.w.journal.Memos(ctx, r.w.name, keys)
+		return err
+	})
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	msgs := make([]sinks.Message, len(j.items))
+	_, late := r.w.sink.(sinks.Windower)
+	for i := range j.items {
+		it := &j.items[i]
+		msgs[i] = sinks.Message{Record: it.rec, Body: it.body, Memo: memos[it.key]}
+		if late && j.suspect == nil {
+			it.rec, it.body = nil, nil // not held in memory while it waits for its confirmation
+		}
+	}
+	if late {
+		j.arena = nil
+	}
+	if j.suspect != nil {
+		j.suspect.flying = true
+	}
+	r.begun++
+	r.flying++
+	res := result{number: r.begun, job: j, probe: r.halt != nil || r.pace.probing()}
+	if res.probe {
+		r.probes++
+	}
+	if per := r.w.cfg.AttemptsPerSecond; per > 0 {
+		r.next = time.Now().Add(time.Duration(float64(time.Second) / per))
+	}
+	go r.attempt(res, msgs, r.w.deadline())
+	return nil
+}
+
+// deadline is how long one attempt may take.
+func (w *Worker) deadline() time.Duration {
+	switch s := w.sink.(type) {
+	case AckTimeouter:
+		return w.cfg.Timeout + s.AckTimeout()
+	case sinks.Windower:
+		return w.cfg.Timeout + ackTimeout
+	default:
+		return w.cfg.Timeout
+	}
+}
+
+// attempt makes one attempt and reports it.
+func (r *run) attempt(res result, msgs []sinks.Message, timeout time.Duration) {
+	ctx, cancel := context.WithTimeout(r.hard, timeout)
+	defer cancel()
+	start := time.Now()
+	res.receipt, res.err = r.w.sink.Send(ctx, msgs)
+	res.took = time.Since(start)
+	r.results <- res
+}
+
+// examine asks the sink for its health.
+func (r *run) examine(p sinks.Prober) {
+	r.flying++
+	r.probes++
+	go func() {
+		ctx, cancel := context.WithTimeout(r.hard, r.w.cfg.Timeout)
+		defer cancel()
+		_, err := p.Probe(ctx)
+		r.results <- result{err: err, probe: true}
+	}()
+}
+
+// publish shows the state to others.
+func (r *run) publish() {
+	r.w.update(func(s *Status) {
+		s.Cursor, s.InFlight, s.Suspects, s.Held = r.stored, r.flying, len(r.suspects), len(r.held)
+		s.Failures = r.pace.failures
+		s.HaltReason = ""
+		if r.halt != nil {
+			s.HaltReason = r.halt.cause
+		}
+	})
+	r.w.metrics.suspected.Set(float64(len(r.suspects)))
+	halted := 0.0
+	if r.halt != nil {
+		halted = 1
+	}
+	r.w.metrics.halted.Set(halted)
+}
