@@ -163,6 +163,7 @@ func brokenAnswers(t *testing.T, open func(url string) sinks.Sink) {
 		"truncated answer": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			_, _ = io.WriteString(w, `{"text":`)
+			_ = http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
 		},
 		"no answer": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
@@ -240,10 +241,10 @@ func brokenPeers(t *testing.T, open func(url string) sinks.Sink) {
 	for name, peer := range map[string]func(net.Conn){
 		"peer that hangs up":   func(net.Conn) {},
 		"peer that resets":     reset,
-		"peer without HTTP":    func(c net.Conn) { _, _ = io.WriteString(c, "220 mail ESMTP\r\n") },
+		"peer without HTTP":    afterReading("220 mail ESMTP\r\n"),
 		"peer that echoes":     func(c net.Conn) { _, _ = io.Copy(c, c) },
 		"endless answer head":  endlessHead,
-		"answer of a new kind": func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 999 \r\nContent-Length: 0\r\n\r\n") },
+		"answer of a new kind": afterReading("HTTP/1.1 999 \r\nContent-Length: 0\r\n\r\n"),
 	} {
 		run(t, name, func(t *testing.T) {
 			t.Helper()
@@ -260,8 +261,17 @@ func brokenPeers(t *testing.T, open func(url string) sinks.Sink) {
 	}
 }
 
+// afterReading says text once something has come.
+func afterReading(text string) func(net.Conn) {
+	return func(c net.Conn) {
+		_, _ = c.Read(make([]byte, 64))
+		_, _ = io.WriteString(c, text)
+	}
+}
+
 // endlessHead answers with headers without end.
 func endlessHead(c net.Conn) {
+	_, _ = c.Read(make([]byte, 64))
 	if _, err := io.WriteString(c, "HTTP/1.1 200 OK\r\n"); err != nil {
 		return
 	}

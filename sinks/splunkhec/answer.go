@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
 
 	"github.com/cwprelay/cwprelay/sinks"
@@ -112,7 +113,7 @@ func (a answer) String() string {
 // table of codes, and the status where there is no code.
 func refusal(r *httpx.Response, a answer) error {
 	err := describe(r, a)
-	if a.status == 413 {
+	if a.status == http.StatusRequestEntityTooLarge {
 		return sinks.TooLarge(err)
 	}
 	switch a.code {
@@ -137,7 +138,7 @@ func refusal(r *httpx.Response, a answer) error {
 	switch {
 	case a.status/100 == 2:
 		return sinks.Answered(fmt.Errorf("%w (not an answer of a HTTP Event Collector)", err))
-	case a.status == 400 || a.status == 422:
+	case a.status == http.StatusBadRequest || a.status == http.StatusUnprocessableEntity:
 		return sinks.Answered(err) // a proxy's: it says nothing of an event
 	default:
 		return r.Class()

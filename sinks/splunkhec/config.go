@@ -123,8 +123,11 @@ func baseURL(text string) (string, error) {
 		return "", errors.New("url: must hold no user, query or fragment; the token goes into token")
 	}
 	path := strings.TrimRight(u.EscapedPath(), "/")
-	for _, known := range []string{"/1.0", "/event", "/raw", "/ack", "/health", "/services/collector"} {
-		path = strings.TrimRight(strings.TrimSuffix(path, known), "/")
+	if i := strings.LastIndex(path, "/services/collector"); i >= 0 {
+		switch strings.TrimSuffix(path[i+len("/services/collector"):], "/1.0") {
+		case "", "/event", "/raw", "/ack", "/health":
+			path = path[:i]
+		}
 	}
 	return u.Scheme + "://" + u.Host + path, nil
 }

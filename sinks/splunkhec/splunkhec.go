@@ -189,6 +189,9 @@ func (s *Sink) taken(a answer) (wait bool, err error) {
 
 // judge classes an answer that did not accept the batch.
 func (s *Sink) judge(ch *channel, r *response, a answer, records, size int) error {
+	if a.status == http.StatusRequestEntityTooLarge {
+		return refusal(r, a)
+	}
 	switch a.code {
 	case codeAckDisabled:
 		s.mu.Lock()
