@@ -71,22 +71,34 @@ func (r *run) apply(res result) {
 		r.w.log.Debug("batch refused, looking for the cause",
 			zap.Int("records", len(j.items)), zap.String("error", j.failure))
 	}
-	r.endure(res.number, o, now)
+	r.endure(res, o, now)
 }
 
 // endure slows down or halts after a failure that concerns the destination.
-func (r *run) endure(number uint64, o outcome, now time.Time) {
+func (r *run) endure(res result, o outcome, now time.Time) {
 	switch {
 	case o.halt != nil:
 		r.stop(clean(o.halt), false, now)
-	case r.halt != nil:
+	case r.halt != nil && res.probe && !r.halt.burst && o.answered:
+		// It judges records again, if not to our liking.
+		r.halt = nil
+		r.pace.suspend()
+		r.retryLater(res, o, now)
+	case r.halt != nil && res.probe:
 		r.halt.next = now.Add(r.halt.wait.NextBackOff())
 		r.halt.direct = false
 		if o.retry != nil {
 			r.trouble(clean(o.retry), now)
 		}
-	case o.retry != nil && o.suspect == nil:
-		r.pace.failed(number, r.begun, o.after, now)
+	case r.halt == nil:
+		r.retryLater(res, o, now)
+	}
+}
+
+// retryLater backs off after a failure that is worth repeating.
+func (r *run) retryLater(res result, o outcome, now time.Time) {
+	if o.retry != nil && o.suspect == nil {
+		r.pace.failed(res.number, r.begun, o.after, now)
 		r.trouble(clean(o.retry), now)
 	}
 }
@@ -118,7 +130,7 @@ func (r *run) accept(res result, items []item) {
 	if len(items) > res.receipt.Duplicates { // what it had already proves nothing
 		r.prove(res.number)
 	}
-	if j.arena != nil && res.err == nil && j.attempts == 1 && int64(cap(j.arena)) <= 2*r.w.cfg.BatchBytes {
+	if j.arena != nil && res.err == nil && int64(cap(j.arena)) <= 2*r.w.cfg.BatchBytes {
 		select {
 		case r.spare <- j.arena[:0]:
 		default:
@@ -167,6 +179,7 @@ func (r *run) refused(j *job, o outcome, now time.Time) {
 		r.queue = append([]*job{j}, r.queue...) // it may be the destination
 		return
 	}
+	j.items = slices.Clone(j.items) // not a part of a whole batch
 	s := &suspect{
 		job: j, stuck: o.stuck, reason: clean(o.suspect), since: now, refusedAt: r.begun,
 		wait: newBackoff(retryFirst, retryMax),
@@ -196,7 +209,7 @@ func (r *run) refusedAgain(res result, o outcome, now time.Time) {
 	verdict := o.suspect != nil && !o.stuck
 	switch {
 	case o.halt != nil || r.halt != nil:
-		r.endure(res.number, o, now)
+		r.endure(res, o, now)
 	case verdict && s.proven:
 		r.bury(s, classPoison, now)
 		return
@@ -211,7 +224,7 @@ func (r *run) refusedAgain(res result, o outcome, now time.Time) {
 			s.next = end
 		}
 	default: // the destination's trouble: the refusal stands as it was
-		r.endure(res.number, o, now)
+		r.endure(res, o, now)
 		r.unload(s)
 		return
 	}
@@ -289,9 +302,11 @@ func (r *run) hold(j *job) {
 func (r *run) stop(cause string, burst bool, now time.Time) {
 	if r.halt == nil {
 		r.halt = &halt{since: now, wait: newBackoff(haltFirst, haltMax)}
-		r.w.log.Error("destination refuses everything; records are kept, and it is asked slowly until it accepts one",
-			zap.String("error", cause), zap.Int("suspects", len(r.suspects)))
 		r.outage = cmp.Or(r.outage, &outage{since: now})
+		if r.outage.isNew("halt " + cause) {
+			r.w.log.Error("destination refuses everything; records are kept, and it is asked slowly until it accepts one",
+				zap.String("error", cause), zap.Int("suspects", len(r.suspects)))
+		}
 		r.outage.isNew(cause)
 	} else {
 		r.trouble(cause, now)
@@ -308,7 +323,8 @@ func (r *run) examined(err error) {
 	if r.halt == nil || r.hard.Err() != nil {
 		return
 	}
-	// Whatever it says, the next question is a record: only that tells.
+	// Whatever it says, the next question is a record: only an answer to that
+	// tells.
 	r.halt.direct = true
 	if err != nil {
 		now := time.Now()

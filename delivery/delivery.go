@@ -142,6 +142,12 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	}
 	helpers.Go(func() { r.reader().run(inner, r.arrivals) })
 	helpers.Go(func() { w.watch(inner) })
+	helpers.Go(func() {
+		<-inner.Done()
+		if sleep(hard, w.grace) {
+			cancel()
+		}
+	})
 	return w.ended(ctx, r.loop(ctx))
 }
 

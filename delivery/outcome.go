@@ -51,6 +51,8 @@ type outcome struct {
 	suspect error // the single record of the job was refused: it becomes a suspect
 	stuck   bool  // by unclassified answers, not by a verdict
 
+	answered bool // the destination said something about the whole job
+
 	halt  error // the destination refuses everything
 	retry error // something failed that is worth repeating: back off
 	after time.Duration
@@ -89,7 +91,7 @@ func fits(p *sinks.PartialError, n int) bool {
 
 // judgeWhole judges an attempt of which nothing was accepted.
 func judgeWhole(j *job, err error) outcome {
-	o := outcome{label: sinks.ClassOf(err).String()}
+	o := outcome{label: sinks.ClassOf(err).String(), answered: sinks.IsAnswer(err)}
 	alone := len(j.items) == 1
 	switch sinks.ClassOf(err) {
 	case sinks.ClassHalt:

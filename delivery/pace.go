@@ -68,6 +68,9 @@ func (p *pace) accepted(attempt uint64) {
 	}
 }
 
+// suspend allows single records only, until one is accepted.
+func (p *pace) suspend() { p.failures = max(p.failures, breakerAfter) }
+
 // probing reports whether only single records may be sent.
 func (p *pace) probing() bool { return p.failures >= breakerAfter }
 

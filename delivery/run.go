@@ -311,19 +311,20 @@ func (r *run) pickHalted(now time.Time) (*job, time.Time) {
 		r.examine(p)
 		return nil, time.Time{}
 	}
+	// In turn what comes next and one of the suspects: either may be accepted.
 	r.turn++
-	if n := len(r.suspects); n > 0 {
-		if i := r.turn % (n + 1); i < n && !r.suspects[i].flying {
-			return r.suspects[i].job, time.Time{}
+	if r.turn%2 == 1 {
+		if j := r.head(true); j != nil {
+			return j, time.Time{}
+		}
+	}
+	for i := range r.suspects {
+		if s := r.suspects[(r.turn/2+i)%len(r.suspects)]; !s.flying {
+			return s.job, time.Time{}
 		}
 	}
 	if j := r.head(true); j != nil {
 		return j, time.Time{}
-	}
-	for _, s := range r.suspects {
-		if !s.flying {
-			return s.job, time.Time{}
-		}
 	}
 	return nil, time.Time{} // nothing to ask with; a record will come
 }
