@@ -17,13 +17,13 @@ import (
 
 // conclude applies what an attempt gave, and whatever else has ended by now.
 // Nothing is stored yet.
-func (r *run) conclude(ctx context.Context, res result) error {
+func (r *run) conclude(res result) error {
 	for {
 		r.apply(res)
 		select {
 		case res = <-r.results:
 		default:
-			if ctx.Err() != nil {
+			if r.ending() {
 				return r.store()
 			}
 			return nil

@@ -119,10 +119,7 @@ func New(opts Options) (*Worker, error) {
 func (w *Worker) Run(ctx context.Context) (err error) {
 	lease, err := w.journal.Lease(ctx, "sink/"+w.name)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // asked to end before anything began
-		}
-		return fmt.Errorf("sink %s: %w", w.name, err)
+		return w.ended(ctx, err)
 	}
 	defer func() { err = errors.Join(err, lease.Release()) }()
 
@@ -134,10 +131,10 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	defer stop()
 
 	r := &run{
-		w: w, lease: lease, hard: hard, cancel: cancel, pace: newPace(),
+		w: w, lease: lease, ctx: ctx, hard: hard, cancel: cancel, pace: newPace(),
 		arrivals: make(chan *batch), results: make(chan result), spare: make(chan []byte, 2),
 	}
-	if err := r.start(inner); err != nil {
+	if err := r.start(); err != nil {
 		return w.ended(ctx, err)
 	}
 	helpers.Go(func() { r.reader().run(inner, r.arrivals) })
@@ -148,15 +145,16 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 			cancel()
 		}
 	})
-	return w.ended(ctx, r.loop(ctx))
+	err = r.loop() //nolint:contextcheck // a run has the context it lives by
+	return w.ended(ctx, err)
 }
 
 // ended is what Run returns for err: an end that was asked for is none.
 func (w *Worker) ended(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil {
-		return nil
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("sink %s: %w", w.name, err)
 	}
-	return fmt.Errorf("sink %s: %w", w.name, err)
+	return nil
 }
 
 // Pause makes the worker begin nothing new, or go on. What is in flight ends.

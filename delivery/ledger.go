@@ -86,17 +86,6 @@ func (l *ledger) compact() {
 	}
 }
 
-// owed is the number of records that were read and are not settled.
-func (l *ledger) owed() int {
-	n := 0
-	for _, s := range l.spans {
-		if s.owed {
-			n++
-		}
-	}
-	return n
-}
-
 // cursor is what may be stored now.
 func (l *ledger) cursor() journal.Cursor {
 	c := journal.Cursor{Seq: l.done}

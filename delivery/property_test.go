@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,7 +37,7 @@ func drawPlan(t *rapid.T) plan {
 		Keys: rapid.SliceOfN(rapid.IntRange(1, 40), n, n).Draw(t, "keys"),
 		Bad:  rapid.SliceOfN(rapid.SampledFrom(kinds), n, n).Draw(t, "bad"),
 		Weather: rapid.SliceOfN(rapid.SampledFrom([]string{
-			"", "network", "answer", "busy", "halt", "large", "poison", "partial", "lost",
+			"", "network", "answer", "busy", "halt", "large", "poison", "partial",
 		}), 0, 25).Draw(t, "weather"),
 		Naming: rapid.SampledFrom([]string{"each by itself", "all because of the first", "without a name"}).Draw(t, "naming"),
 		Window: rapid.SampledFrom([]int{0, 0, 1, 4}).Draw(t, "window"),
@@ -61,6 +62,7 @@ func drawPlan(t *rapid.T) plan {
 // A world is a destination that acts by a plan.
 type world struct {
 	plan
+	mu  sync.Mutex // guards what follows
 	rng *rand.Rand
 	n   int // attempts so far
 }
@@ -73,12 +75,17 @@ func (w *world) bad(seq uint64) string {
 }
 
 func (w *world) send(_ context.Context, _ int, seqs []uint64) (sinks.Receipt, error) {
+	w.mu.Lock()
 	n := w.n
 	w.n++
-	time.Sleep(time.Duration(1+w.rng.IntN(20)) * 10 * time.Millisecond)
+	took := time.Duration(1+w.rng.IntN(20)) * 10 * time.Millisecond
+	w.mu.Unlock()
+	time.Sleep(took)
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if n < len(w.Weather) {
 		switch w.Weather[n] {
-		case "network", "lost":
+		case "network":
 			return sinks.Receipt{}, errNetwork
 		case "answer":
 			return sinks.Receipt{}, sinks.Answered(errors.New("500"))
@@ -87,9 +94,11 @@ func (w *world) send(_ context.Context, _ int, seqs []uint64) (sinks.Receipt, er
 		case "halt":
 			return sinks.Receipt{}, sinks.Halt(errors.New("401"))
 		case "large":
-			return sinks.Receipt{}, sinks.TooLarge(errors.New("413"))
-		case "poison":
 			if len(seqs) > 1 { // of one record it would be a verdict, and this world's verdicts are true
+				return sinks.Receipt{}, sinks.TooLarge(errors.New("413"))
+			}
+		case "poison":
+			if len(seqs) > 1 {
 				return sinks.Receipt{}, sinks.Poison(errors.New("400"))
 			}
 		case "partial":
@@ -142,6 +151,7 @@ func (w *world) judge(seqs []uint64) error {
 
 // live lets a worker live through a plan and returns what is wrong then.
 func live(t *testing.T, p plan) (problems []string) {
+	t.Helper()
 	complain := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	w := &world{plan: p, rng: rand.New(rand.NewPCG(p.Seed, 1))}
 	j := newMemory()
@@ -180,8 +190,8 @@ func live(t *testing.T, p plan) (problems []string) {
 	}
 	r := start(t, j, d, change)
 	last := uint64(len(p.Keys))
-	for range 60 { // three hours with now and then a good one
-		after(3 * time.Minute)
+	for range 60 { // ten hours with a good one now and then
+		after(10 * time.Minute)
 		last++
 		j.add(recordOf(last, fmt.Sprint("fresh", last)))
 	}

@@ -31,7 +31,8 @@ const (
 type run struct {
 	w      *Worker
 	lease  journal.Lease
-	hard   context.Context // what attempts run under: ends Grace after Run's context
+	ctx    context.Context // Run's: when it is done, nothing new begins
+	hard   context.Context // what attempts run under: ends Grace after ctx
 	cancel context.CancelFunc
 
 	arrivals chan *batch
@@ -102,11 +103,11 @@ type result struct {
 func startMark() event.Key { return event.Key{Kind: "cwprelay", ID: "start_from"} }
 
 // start loads the cursor.
-func (r *run) start(ctx context.Context) error {
-	err := r.w.repeat(ctx, "load the cursor", func() error {
-		c, err := r.w.journal.Cursor(ctx, r.w.name)
+func (r *run) start() error {
+	err := r.w.repeat(r.ctx, "load the cursor", func() error {
+		c, err := r.w.journal.Cursor(r.ctx, r.w.name)
 		if err == nil && r.w.cfg.StartFrom == StartNow && c.Seq == 0 && len(c.Ahead) == 0 {
-			c, err = r.startNow(ctx)
+			c, err = r.startNow()
 		}
 		r.stored = c
 		return err
@@ -118,18 +119,18 @@ func (r *run) start(ctx context.Context) error {
 
 // startNow puts the cursor of a new sink behind the newest record. A mark
 // tells a new sink from one that began with an empty journal.
-func (r *run) startNow(ctx context.Context) (journal.Cursor, error) {
+func (r *run) startNow() (journal.Cursor, error) {
 	mark := startMark()
-	memos, err := r.w.journal.Memos(ctx, r.w.name, []event.Key{mark})
+	memos, err := r.w.journal.Memos(r.ctx, r.w.name, []event.Key{mark})
 	if err != nil || memos[mark] != "" {
 		return journal.Cursor{}, err
 	}
-	st, err := r.w.journal.Status(ctx)
+	st, err := r.w.journal.Status(r.ctx)
 	if err != nil {
 		return journal.Cursor{}, err
 	}
 	c := journal.Cursor{Seq: st.Last}
-	return c, r.w.journal.Settle(ctx, r.lease, journal.Settlement{
+	return c, r.w.journal.Settle(r.ctx, r.lease, journal.Settlement{
 		Sink: r.w.name, Cursor: c, Memos: map[event.Key]string{mark: StartNow},
 	})
 }
@@ -139,12 +140,12 @@ func (r *run) reader() *reader {
 }
 
 // loop begins what may begin, and takes in what comes, until ctx is done.
-func (r *run) loop(ctx context.Context) error {
+func (r *run) loop() error {
 	defer r.drain()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for ctx.Err() == nil {
-		wake, err := r.begin(ctx)
+	for !r.ending() {
+		wake, err := r.begin()
 		if err != nil {
 			return err
 		}
@@ -162,13 +163,13 @@ func (r *run) loop(ctx context.Context) error {
 			arrivals = r.arrivals
 		}
 		select {
-		case <-ctx.Done():
+		case <-r.ctx.Done():
 		case <-r.w.poke:
 		case <-alarm:
 		case b := <-arrivals:
 			err = r.take(b)
 		case res := <-r.results:
-			err = r.conclude(ctx, res)
+			err = r.conclude(res)
 		}
 		if err == nil {
 			err = r.settle()
@@ -177,13 +178,16 @@ func (r *run) loop(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.finish(ctx)
+	return r.finish()
 }
 
+// ending reports whether nothing new may begin.
+func (r *run) ending() bool { return r.ctx.Err() != nil }
+
 // finish waits for the attempts under way and settles what they give.
-func (r *run) finish(ctx context.Context) error {
+func (r *run) finish() error {
 	for r.flying > 0 {
-		if err := r.conclude(ctx, <-r.results); err != nil {
+		if err := r.conclude(<-r.results); err != nil {
 			return err
 		}
 	}
@@ -233,8 +237,8 @@ func (r *run) take(b *batch) error {
 
 // begin begins every attempt that may begin now. It returns when to look
 // again; zero means when something comes.
-func (r *run) begin(ctx context.Context) (wake time.Time, err error) {
-	for ctx.Err() == nil {
+func (r *run) begin() (wake time.Time, err error) {
+	for !r.ending() {
 		// A batch that waits counts as something waiting.
 		if r.wantsMore() {
 			select {
@@ -249,11 +253,11 @@ func (r *run) begin(ctx context.Context) (wake time.Time, err error) {
 		if j == nil {
 			return wake, nil
 		}
-		if err := r.load(ctx, j); err != nil {
+		if err := r.load(j); err != nil {
 			return wake, err
 		}
 		if len(j.items) > 0 {
-			if err := r.send(ctx, j); err != nil {
+			if err := r.send(j); err != nil {
 				return wake, err
 			}
 		}
@@ -367,7 +371,7 @@ func (r *run) head(single bool) *job {
 
 // load reads the records of a job that are not in memory, and encodes them.
 // What the journal does not have any more leaves the job.
-func (r *run) load(ctx context.Context, j *job) error {
+func (r *run) load(j *job) error {
 	if !slices.ContainsFunc(j.items, func(it item) bool { return it.rec == nil }) {
 		return nil
 	}
@@ -376,14 +380,14 @@ func (r *run) load(ctx context.Context, j *job) error {
 	gone := 0
 	for _, it := range j.items {
 		if it.rec == nil {
-			err := r.w.repeat(ctx, "read a record again", func() (err error) {
-				it.rec, err = r.w.journal.Get(ctx, it.seq)
+			err := r.w.repeat(r.ctx, "read a record again", func() (err error) {
+				it.rec, err = r.w.journal.Get(r.ctx, it.seq)
 				return err
 			})
 			if err != nil {
 				return err
 			}
-			if ctx.Err() != nil {
+			if r.ending() {
 				j.items = nil // nothing begins any more
 				return nil
 			}
@@ -418,17 +422,17 @@ func (r *run) load(ctx context.Context, j *job) error {
 }
 
 // send begins an attempt.
-func (r *run) send(ctx context.Context, j *job) error {
+func (r *run) send(j *job) error {
 	var memos map[event.Key]string
 	keys := make([]event.Key, len(j.items))
 	for i := range j.items {
 		keys[i] = j.items[i].key
 	}
-	err := r.w.repeat(ctx, "read memos", func() (err error) {
-		memos, err = r.w.journal.Memos(ctx, r.w.name, keys)
+	err := r.w.repeat(r.ctx, "read memos", func() (err error) {
+		memos, err = r.w.journal.Memos(r.ctx, r.w.name, keys)
 		return err
 	})
-	if err != nil || ctx.Err() != nil {
+	if err != nil || r.ending() {
 		return err
 	}
 	msgs := make([]sinks.Message, len(j.items))

@@ -794,7 +794,7 @@ func TestHaltEndsNewBatchesOfAWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newMemory()
 		j.add(records(1, 200)...)
-		denied := true
+		denied := true // once
 		d := &dest{answer: simply(func(_ int, seqs []uint64) error {
 			if seqs[0] == 21 && denied {
 				time.Sleep(time.Second)
