@@ -1,0 +1,262 @@
+package format
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/cwprelay/cwprelay/event"
+)
+
+// A Finding is what a record says, read once for all sinks: the vendor's
+// fields in Go types, and what is derived from them. It is shared between
+// goroutines; nobody changes it.
+//
+// Strings are valid UTF-8 and at most 8 KiB long (CmdLine 32 KiB); empty means
+// null, missing or empty. They are what the vendor sent, so they may hold
+// line breaks, controls and mark-up: each format cleans or escapes them.
+type Finding struct {
+	UID     string // finding_uid: the same over the life of the event
+	Account string // the vendor's account id; empty where the source has none
+
+	ActionName string // "risk-process-killed": what happened, of a fixed list for each kind
+	Verb       string // the same in words, to follow "process": "killed", "detected again"
+	Alert      bool   // somebody should look: detected, detected again or reopened, and open
+	Open       bool   // the handling status is open
+	Closed     bool   // the handling status is closed; the opposite of Open
+
+	EventTime  time.Time // when it happened: DetectTime where a detection is reported, else the time of observation
+	DetectTime time.Time // of the last detection; zero when there is none that can be read
+	StartTime  time.Time // of the process; zero when there is none that can be read
+
+	Severity           Severity // informational for findings that are trusted or ignored, else ThreatSeverity
+	SeverityRule       string   // what decided Severity: "status:ignored", or ThreatSeverityRule
+	ThreatSeverity     Severity // how bad the threat is, whatever became of it
+	ThreatSeverityRule string   // "category:miner", or "default" when nothing is known of the threat
+	ThreatMatch        string   // the tag or part of the virus name that led to the category
+	Category           string   // of data/threat-categories.json; "unknown"
+	Techniques         []Technique
+
+	Host    string // the best name of the affected host: of its system, of the console, an address or an id; "unknown"
+	Message string // one cleaned line without command line and path: "Tencent CWP: X process detected on Y"
+
+	VirusName       string
+	VirusTags       []string
+	CheckPlatform   []string // codes of the engines that detected it
+	Engines         []string // their names; the code where there is none
+	ThreatDesc      string
+	SuggestSolution string
+	ReferenceLink   string // as the vendor sent it, perhaps no link at all
+	ReferenceURL    string // ReferenceLink if it is an absolute http or https URL
+
+	ProcessID Int    // never negative
+	FilePath  string // of the executable
+	FileName  string // the last part of FilePath
+	OSType    string // "linux" or "windows", as FilePath tells; else empty
+	CmdLine   string // secrets masked, trimmed
+	Redacted  bool   // something in CmdLine was masked
+	ExeMD5    string // in lower case; empty for what is no MD5
+
+	HostName    string     // name of the machine in the vendor's console
+	OSHostName  string     // name that the machine's system has
+	HostIP      string     // as the vendor sent it, perhaps masked: "10.***.***.248"
+	WanIP       string     // likewise
+	PrivateIP   string     // likewise, from MachineExtraInfo
+	ExtraWanIP  string     // likewise, from MachineExtraInfo
+	HostAddr    netip.Addr // HostIP, or PrivateIP, whichever is an address; else not valid
+	WanAddr     netip.Addr // WanIP, or ExtraWanIP, likewise
+	Addresses   []string   // all addresses of the host, each once, in canonical form
+	UUID        string     // of the vendor's agent on the host; perhaps masked
+	QUUID       string     // of the instance
+	InstanceID  string
+	NetworkName string
+	NetworkType Int // 1 VPC, 2 basic network, 3 not Tencent Cloud; 0 occurs
+
+	OnlineStatus         Int
+	FirstDetectionMethod Int
+
+	DetectTimeText string // DetectTime as the vendor sent it
+	StartTimeText  string // StartTime as the vendor sent it, which is part of the process's identity
+	ProcessIDText  string // likewise
+
+	Truncated []string // the vendor's names of the fields that were cut
+
+	mapped bool // the kind has a mapping
+}
+
+// Of reads a record. It does so at most once for each record and always
+// succeeds: what cannot be read is missing. For a kind without a mapping it
+// gives what the record itself tells.
+func Of(r *event.Record) *Finding {
+	return r.Derived(build).(*Finding) //nolint:errcheck,forcetypeassert // only this package calls Derived
+}
+
+func build(r *event.Record) any {
+	t := shared()
+	f := &Finding{
+		UID:    r.Key.FindingUID(),
+		Closed: r.Status.Closed, Open: !r.Status.Closed,
+		EventTime: r.ObservedAt,
+	}
+	if r.Key.Account != event.DefaultAccount {
+		f.Account = r.Key.Account
+	}
+	f.readAction(r)
+	if r.Key.Kind == kindRiskProcess {
+		f.readRiskProcess(t, string(r.Raw))
+	}
+	f.readTimes(t, r)
+	f.rate(t, r)
+	f.HostAddr = firstAddress(f.HostIP, f.PrivateIP)
+	f.WanAddr = firstAddress(f.WanIP, f.ExtraWanIP)
+	f.Addresses = addresses(f.HostIP, f.PrivateIP, f.WanIP, f.ExtraWanIP)
+	f.ReferenceURL = linkOf(f.ReferenceLink)
+	f.FileName, f.OSType = baseName(f.FilePath), osType(f.FilePath)
+	f.Host = f.host()
+	f.Message = f.message()
+	return f
+}
+
+// readAction derives the names of what happened.
+func (f *Finding) readAction(r *event.Record) {
+	name := string(r.Action)
+	switch r.Action {
+	case event.Redetected:
+		f.Verb = "detected again"
+	case event.StatusChanged:
+		f.Verb = "status changed"
+	case event.Closed:
+		name = closedName(r.Status.Symbol)
+		f.Verb = name
+	default:
+		f.Verb = name
+	}
+	f.ActionName = strings.ReplaceAll(r.Key.Kind, "_", "-") + "-" + name
+	switch r.Action {
+	case event.Detected, event.Redetected, event.Reopened:
+		f.Alert = f.Open
+	}
+}
+
+// closedName says how an event was closed, by the symbol of its status.
+func closedName(symbol string) string {
+	switch symbol {
+	case "scanned":
+		return "killed"
+	case "exited", "processed", "trusted", "ignored":
+		return symbol
+	default:
+		return string(event.Closed)
+	}
+}
+
+// readTimes reads the vendor's wall times and chooses the time of the event.
+// The vendor gives no time of a change of status.
+func (f *Finding) readTimes(t *tables, r *event.Record) {
+	loc := t.zone(r.Zone)
+	f.DetectTime = timeOf(f.DetectTimeText, loc)
+	f.StartTime = timeOf(f.StartTimeText, loc)
+	detected := r.Action == event.Detected || r.Action == event.Redetected
+	if detected && !f.DetectTime.IsZero() {
+		f.EventTime = f.DetectTime
+	}
+}
+
+// timeOf reads a time of the vendor's, as UTC. Nothing is guessed: without a
+// known zone wall times cannot be read. Years that RFC 3339 cannot write are
+// not read either.
+func timeOf(text string, loc *time.Location) time.Time {
+	if text == "" {
+		return time.Time{}
+	}
+	if loc == nil {
+		if len(strings.TrimSpace(text)) == len(event.WallLayout) {
+			return time.Time{}
+		}
+		loc = time.UTC
+	}
+	t, ok := event.ParseTime(text, loc)
+	t = t.UTC()
+	if !ok || t.Year() < 1 || t.Year() > 9999 {
+		return time.Time{}
+	}
+	return t
+}
+
+// rate derives severity, category and techniques.
+func (f *Finding) rate(t *tables, r *event.Record) {
+	v := t.classifier.classify(f.VirusName, f.VirusTags)
+	f.Category, f.Techniques = v.category, v.techniques
+	f.ThreatSeverity, f.ThreatSeverityRule, f.ThreatMatch = v.severity, v.rule, v.match
+	f.Severity, f.SeverityRule = f.ThreatSeverity, f.ThreatSeverityRule
+	switch r.Status.Symbol {
+	case "trusted":
+		f.Severity, f.SeverityRule = Informational, "status:trusted"
+	case "ignored":
+		f.Severity, f.SeverityRule = Informational, "status:ignored"
+	}
+}
+
+// host returns the best name of the host that there is.
+func (f *Finding) host() string {
+	for _, name := range []string{f.OSHostName, f.HostName} {
+		if name = strings.TrimSpace(name); name != "" {
+			return name
+		}
+	}
+	if f.HostAddr.IsValid() {
+		return f.HostAddr.String()
+	}
+	for _, id := range []string{f.InstanceID, f.UUID, f.QUUID, f.HostIP} {
+		if id != "" {
+			return id
+		}
+	}
+	return unknown
+}
+
+// unknown stands for what a destination requires and the record does not tell.
+const unknown = "unknown"
+
+func (f *Finding) message() string {
+	var b strings.Builder
+	b.WriteString("Tencent CWP: ")
+	if f.VirusName != "" {
+		b.WriteString(cleanLine(f.VirusName))
+	} else {
+		b.WriteString("risk")
+	}
+	b.WriteString(" process ")
+	b.WriteString(f.Verb)
+	b.WriteString(" on ")
+	b.WriteString(cleanLine(f.Host))
+	return b.String()
+}
+
+func firstAddress(texts ...string) netip.Addr {
+	for _, text := range texts {
+		if a := addressOf(text); a.IsValid() {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// addresses returns the distinct addresses among texts.
+func addresses(texts ...string) []string {
+	var list []string
+	for i, text := range texts {
+		a := addressOf(text)
+		if !a.IsValid() {
+			continue
+		}
+		seen := false
+		for _, before := range texts[:i] {
+			seen = seen || addressOf(before) == a
+		}
+		if !seen {
+			list = append(list, a.String())
+		}
+	}
+	return list
+}

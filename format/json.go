@@ -1,0 +1,166 @@
+package format
+
+import (
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// millis is RFC 3339 in UTC with milliseconds.
+const millis = "2006-01-02T15:04:05.000Z"
+
+// A writer appends JSON without reflection. Members appear in the order of the
+// calls. The methods that take a value leave the member out when the value is
+// empty, so that optional fields need no condition at the caller.
+type writer struct{ b []byte }
+
+// comma separates a value from the one before it.
+func (w *writer) comma() {
+	if c := w.b[len(w.b)-1]; c != '{' && c != '[' {
+		w.b = append(w.b, ',')
+	}
+}
+
+// key begins a member. Keys are constants that need no escapes.
+func (w *writer) key(k string) {
+	w.comma()
+	w.b = append(w.b, '"')
+	w.b = append(w.b, k...)
+	w.b = append(w.b, '"', ':')
+}
+
+// open begins an object as a member and returns what close needs.
+func (w *writer) open(k string) (start int) {
+	start = len(w.b)
+	w.key(k)
+	w.b = append(w.b, '{')
+	return start
+}
+
+// close ends the object, or removes it when it has no member.
+func (w *writer) close(start int) {
+	if w.b[len(w.b)-1] == '{' {
+		w.b = w.b[:start]
+		return
+	}
+	w.b = append(w.b, '}')
+}
+
+// raw writes a member whose value is JSON already.
+func (w *writer) raw(k, v string) {
+	w.key(k)
+	w.b = append(w.b, v...)
+}
+
+func (w *writer) str(k, v string) {
+	if v == "" {
+		return
+	}
+	w.key(k)
+	w.b = appendString(w.b, v)
+}
+
+func (w *writer) strs(k string, v []string) {
+	if len(v) == 0 {
+		return
+	}
+	w.key(k)
+	w.b = append(w.b, '[')
+	for _, s := range v {
+		w.comma()
+		w.b = appendString(w.b, s)
+	}
+	w.b = append(w.b, ']')
+}
+
+func (w *writer) num(k string, v Int) {
+	if v.Valid {
+		w.int(k, v.Value)
+	}
+}
+
+func (w *writer) int(k string, v int64) {
+	w.key(k)
+	w.b = strconv.AppendInt(w.b, v, 10)
+}
+
+func (w *writer) uint(k string, v uint64) {
+	w.key(k)
+	w.b = strconv.AppendUint(w.b, v, 10)
+}
+
+func (w *writer) bool(k string, v bool) {
+	w.key(k)
+	w.b = strconv.AppendBool(w.b, v)
+}
+
+func (w *writer) time(k string, t time.Time) {
+	if t.IsZero() {
+		return
+	}
+	w.key(k)
+	w.b = append(w.b, '"')
+	w.b = t.UTC().AppendFormat(w.b, millis)
+	w.b = append(w.b, '"')
+}
+
+// appendString appends s as a JSON string on one line, whatever reads it:
+// controls, DEL, the C1 controls (U+0085 is a line break to some) and the
+// separators U+2028 and U+2029 are escaped, HTML is not. What is not UTF-8
+// becomes U+FFFD, and so does NUL, which some destinations refuse.
+func appendString(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= ' ' && c < 0x7F && c != '"' && c != '\\' {
+			i++
+			continue
+		}
+		if c < utf8.RuneSelf {
+			dst = append(dst, s[start:i]...)
+			dst = appendEscape(dst, c)
+			i++
+			start = i
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			dst = append(dst, s[start:i]...)
+			dst = append(dst, "\uFFFD"...)
+			start = i + size
+		case r < 0xA0 || r == '\u2028' || r == '\u2029':
+			dst = append(dst, s[start:i]...)
+			dst = appendHex4(dst, r)
+			start = i + size
+		}
+		i += size
+	}
+	dst = append(dst, s[start:]...)
+	return append(dst, '"')
+}
+
+// appendEscape appends an ASCII character that may not stand in a string.
+func appendEscape(dst []byte, c byte) []byte {
+	switch c {
+	case 0:
+		return append(dst, "\uFFFD"...)
+	case '"', '\\':
+		return append(dst, '\\', c)
+	case '\n':
+		return append(dst, '\\', 'n')
+	case '\r':
+		return append(dst, '\\', 'r')
+	case '\t':
+		return append(dst, '\\', 't')
+	default:
+		return appendHex4(dst, rune(c))
+	}
+}
+
+// appendHex4 appends \uXXXX for a character of the basic plane.
+func appendHex4(dst []byte, r rune) []byte {
+	const hex = "0123456789abcdef"
+	return append(dst, '\\', 'u', hex[r>>12&0xF], hex[r>>8&0xF], hex[r>>4&0xF], hex[r&0xF])
+}

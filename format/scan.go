@@ -1,0 +1,401 @@
+package format
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// A scanner walks over JSON text without building values. It is as strict as
+// encoding/json, except that it matches keys exactly (the vendor has WanIp and
+// WanIP) and takes strings that are not UTF-8. Every method returns false at
+// the first mistake; the scanner is of no use after that.
+type scanner struct {
+	s string
+	i int
+}
+
+// maxDepth bounds nesting, as encoding/json does.
+const maxDepth = 10000
+
+// validJSON reports whether s is one JSON value.
+func validJSON(s string) bool {
+	p := scanner{s: s}
+	_, ok := p.value(0)
+	return ok && p.end()
+}
+
+// members calls visit for each member of the object s, with the key as it
+// stands between its quotes and the value as JSON text. Of a key that occurs
+// twice the later call counts. It returns false if s is no object.
+func members(s string, visit func(key, value string)) bool {
+	p := scanner{s: s}
+	p.space()
+	return p.object(0, visit) && p.end()
+}
+
+// elements calls visit for each element of the array s, as JSON text. It
+// returns false if s is no array.
+func elements(s string, visit func(value string)) bool {
+	p := scanner{s: s}
+	p.space()
+	return p.array(0, visit) && p.end()
+}
+
+func (p *scanner) space() {
+	for p.i < len(p.s) {
+		if c := p.s[p.i]; c != ' ' && c != '\n' && c != '\t' && c != '\r' {
+			return
+		}
+		p.i++
+	}
+}
+
+// end reports whether nothing but space is left.
+func (p *scanner) end() bool {
+	p.space()
+	return p.i == len(p.s)
+}
+
+// take moves over c if it comes next.
+func (p *scanner) take(c byte) bool {
+	if p.i < len(p.s) && p.s[p.i] == c {
+		p.i++
+		return true
+	}
+	return false
+}
+
+// value moves over one value and returns its text.
+func (p *scanner) value(depth int) (string, bool) {
+	p.space()
+	start := p.i
+	if p.i == len(p.s) || depth > maxDepth {
+		return "", false
+	}
+	ok := false
+	switch p.s[p.i] {
+	case '"':
+		ok = p.string()
+	case '{':
+		ok = p.object(depth, nil)
+	case '[':
+		ok = p.array(depth, nil)
+	case 't':
+		ok = p.literal("true")
+	case 'f':
+		ok = p.literal("false")
+	case 'n':
+		ok = p.literal("null")
+	default:
+		ok = p.number()
+	}
+	return p.s[start:p.i], ok
+}
+
+func (p *scanner) object(depth int, visit func(key, value string)) bool {
+	if !p.take('{') {
+		return false
+	}
+	p.space()
+	if p.take('}') {
+		return true
+	}
+	for {
+		p.space()
+		start := p.i
+		if !p.string() {
+			return false
+		}
+		key := p.s[start+1 : p.i-1]
+		p.space()
+		if !p.take(':') {
+			return false
+		}
+		value, ok := p.value(depth + 1)
+		if !ok {
+			return false
+		}
+		if visit != nil {
+			visit(key, value)
+		}
+		p.space()
+		if p.take('}') {
+			return true
+		}
+		if !p.take(',') {
+			return false
+		}
+	}
+}
+
+func (p *scanner) array(depth int, visit func(value string)) bool {
+	if !p.take('[') {
+		return false
+	}
+	p.space()
+	if p.take(']') {
+		return true
+	}
+	for {
+		value, ok := p.value(depth + 1)
+		if !ok {
+			return false
+		}
+		if visit != nil {
+			visit(value)
+		}
+		p.space()
+		if p.take(']') {
+			return true
+		}
+		if !p.take(',') {
+			return false
+		}
+	}
+}
+
+// string moves over a string, quotes included.
+func (p *scanner) string() bool {
+	if !p.take('"') {
+		return false
+	}
+	for p.i < len(p.s) {
+		p.plain()
+		if p.i == len(p.s) {
+			return false
+		}
+		switch c := p.s[p.i]; {
+		case c == '"':
+			p.i++
+			return true
+		case c == '\\':
+			if !p.escape() {
+				return false
+			}
+		case c < ' ':
+			return false
+		default:
+			p.i++
+		}
+	}
+	return false
+}
+
+// plain moves over characters of a string that mean themselves, eight at a
+// time; it may stop early.
+func (p *scanner) plain() {
+	const low, high = 0x0101010101010101, 0x8080808080808080
+	for p.i+8 <= len(p.s) {
+		b := p.s[p.i : p.i+8]
+		x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
+			uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+		quote, slash := x^('"'*low), x^('\\'*low)
+		// A byte's high bit is set where the byte is a quote, a backslash or a
+		// control. Bytes above 0x7F never set it (&^ x).
+		if ((quote-low)&^quote|(slash-low)&^slash|(x-' '*low)&^x)&high != 0 {
+			return
+		}
+		p.i += 8
+	}
+}
+
+func (p *scanner) escape() bool {
+	p.i++
+	if p.i == len(p.s) {
+		return false
+	}
+	switch p.s[p.i] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		p.i++
+		return true
+	case 'u':
+		if _, ok := hex4(p.s[p.i+1:]); !ok {
+			return false
+		}
+		p.i += 5
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *scanner) literal(text string) bool {
+	if !strings.HasPrefix(p.s[p.i:], text) {
+		return false
+	}
+	p.i += len(text)
+	return true
+}
+
+func (p *scanner) number() bool {
+	p.take('-')
+	if !p.take('0') && !p.digits() {
+		return false
+	}
+	if p.take('.') && !p.digits() {
+		return false
+	}
+	if p.take('e') || p.take('E') {
+		if !p.take('+') {
+			p.take('-')
+		}
+		return p.digits()
+	}
+	return true
+}
+
+// digits moves over one digit or more.
+func (p *scanner) digits() bool {
+	start := p.i
+	for p.i < len(p.s) && p.s[p.i] >= '0' && p.s[p.i] <= '9' {
+		p.i++
+	}
+	return p.i > start
+}
+
+// hex4 reads four hexadecimal digits.
+func hex4(s string) (rune, bool) {
+	if len(s) < 4 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s[:4], 16, 16)
+	return rune(n), err == nil
+}
+
+// unquote returns the value of a JSON string. Surrogates without a partner and
+// what is not UTF-8 become U+FFFD.
+func unquote(text string) string {
+	s := text[1 : len(text)-1]
+	if strings.IndexByte(s, '\\') < 0 {
+		return strings.ToValidUTF8(s, "\uFFFD")
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c != '\\' {
+			b = append(b, c)
+			i++
+			continue
+		}
+		switch e := s[i+1]; e {
+		case 'u':
+			r, size := unicodeEscape(s[i:])
+			b = utf8.AppendRune(b, r)
+			i += size
+			continue
+		case 'b':
+			b = append(b, '\b')
+		case 'f':
+			b = append(b, '\f')
+		case 'n':
+			b = append(b, '\n')
+		case 'r':
+			b = append(b, '\r')
+		case 't':
+			b = append(b, '\t')
+		default: // a quote, backslash or slash
+			b = append(b, e)
+		}
+		i += 2
+	}
+	return strings.ToValidUTF8(string(b), "\uFFFD")
+}
+
+// unicodeEscape reads \uXXXX, or two of them that are a pair of surrogates,
+// and returns how long they are.
+func unicodeEscape(s string) (rune, int) {
+	r, _ := hex4(s[2:])
+	if !utf16.IsSurrogate(r) {
+		return r, 6
+	}
+	if len(s) >= 12 && s[6] == '\\' && s[7] == 'u' {
+		second, _ := hex4(s[8:])
+		if pair := utf16.DecodeRune(r, second); pair != utf8.RuneError {
+			return pair, 12
+		}
+	}
+	return utf8.RuneError, 6
+}
+
+// An Int is an integer that may be missing.
+type Int struct {
+	Value int64
+	Valid bool
+}
+
+// intOf reads an integer, also one in quotes. Anything else is missing: a
+// fraction, an exponent, and what does not fit 64 bits.
+func intOf(text string) Int {
+	text = strings.Trim(text, `"`)
+	n, err := strconv.ParseInt(text, 10, 64)
+	return Int{n, err == nil && strconv.FormatInt(n, 10) == text}
+}
+
+// textOf reads a string. Null is empty; what is no string is its JSON text on
+// one line.
+func textOf(text string) string {
+	switch text[0] {
+	case '"':
+		return unquote(text)
+	case 'n':
+		return ""
+	case '{', '[':
+		b, err := compact(text)
+		if err != nil {
+			return ""
+		}
+		return strings.ToValidUTF8(b, "\uFFFD")
+	default:
+		return text
+	}
+}
+
+// compact removes the space between tokens; strings and numbers stay as they
+// are.
+func compact(text string) (string, error) {
+	var b bytes.Buffer
+	err := json.Compact(&b, []byte(text))
+	return b.String(), err
+}
+
+// listOf reads a list of strings. A value that is no list is a list of one;
+// empty elements and nulls are left out.
+func listOf(text string) []string {
+	var list []string
+	add := func(value string) {
+		if s := textOf(value); s != "" {
+			list = append(list, s)
+		}
+	}
+	if !elements(text, add) {
+		add(text)
+	}
+	return list
+}
+
+// wordsOf reads a command line. A list of scalars is taken as its arguments,
+// joined by spaces. Any other structure gives nothing: escapes in its JSON
+// text would hide secrets from redaction.
+func wordsOf(text string) string {
+	switch text[0] {
+	case '{':
+		return ""
+	case '[':
+		var words []string
+		flat := true
+		elements(text, func(value string) {
+			flat = flat && value[0] != '{' && value[0] != '['
+			words = append(words, textOf(value))
+		})
+		if !flat {
+			return ""
+		}
+		return strings.Join(words, " ")
+	default:
+		return textOf(text)
+	}
+}

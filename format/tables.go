@@ -1,0 +1,94 @@
+package format
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"sync"
+	"time"
+	_ "time/tzdata" // zones are wanted where the system has none
+)
+
+//go:embed data/threat-categories.json
+var threatCategories []byte
+
+//go:embed data/redaction.json
+var redactions []byte
+
+// shared is the read-only data that every reading of a record needs. It is
+// parsed at the first use.
+//
+//nolint:gochecknoglobals // Of has no receiver: a record's reading is shared by sinks that do not know each other
+var shared = sync.OnceValue(newTables)
+
+// tables is the parsed data of this package.
+type tables struct {
+	classifier classifier
+	redactor   redactor
+	zones      sync.Map // name of a zone to *time.Location, nil for one that does not exist
+}
+
+// newTables panics if the embedded files are wrong, which no input can cause.
+func newTables() *tables {
+	t := &tables{}
+	var threats struct{ Categories []threatClass }
+	var secrets struct{ Patterns []redaction }
+	mustDecode("threat-categories.json", threatCategories, &threats)
+	mustDecode("redaction.json", redactions, &secrets)
+
+	t.classifier = classifier{classes: threats.Categories, words: map[string]uint8{}}
+	if len(threats.Categories) > 64 {
+		panic("format: data/threat-categories.json: more than 64 rows")
+	}
+	for i := range threats.Categories {
+		c := &threats.Categories[i]
+		var ok bool
+		if c.severity, ok = ParseSeverity(c.Level); !ok {
+			panic(fmt.Sprintf("format: data/threat-categories.json: %s: severity %q", c.Category, c.Level))
+		}
+		c.rule = "category:" + c.Category
+		if c.Attack != nil {
+			c.technique = []Technique{*c.Attack}
+		}
+		for _, alias := range c.Aliases {
+			if _, taken := t.classifier.words[alias]; !taken {
+				t.classifier.words[alias] = uint8(i) //nolint:gosec // at most 64 rows
+			}
+		}
+	}
+	for i := range secrets.Patterns {
+		p := &secrets.Patterns[i]
+		p.re = regexp.MustCompile(p.Pattern)
+		for _, h := range p.Hints {
+			p.hints = append(p.hints, []byte(h))
+		}
+	}
+	t.redactor.rules = secrets.Patterns
+	return t
+}
+
+func mustDecode(name string, data []byte, v any) {
+	if err := json.Unmarshal(data, v); err != nil {
+		panic(fmt.Sprintf("format: data/%s: %v", name, err))
+	}
+}
+
+// defaultZone is that of the vendor's wall times where a record names none.
+const defaultZone = "Asia/Shanghai"
+
+// zone returns a location by its name, nil if there is none of that name.
+func (t *tables) zone(name string) *time.Location {
+	if name == "" {
+		name = defaultZone
+	}
+	if loc, ok := t.zones.Load(name); ok {
+		return loc.(*time.Location) //nolint:errcheck,forcetypeassert // only this function stores
+	}
+	loc, err := time.LoadLocation(name)
+	if err != nil {
+		loc = nil
+	}
+	t.zones.Store(name, loc)
+	return loc
+}

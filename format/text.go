@@ -1,0 +1,133 @@
+package format
+
+import (
+	"net/netip"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+)
+
+// Caps on strings when a record is encoded. What is cut is named in
+// Finding.Truncated.
+const (
+	maxCmdLine = 32 << 10
+	maxText    = 8 << 10
+)
+
+// cut shortens s to at most limit bytes, between characters, and reports
+// whether it had to.
+func cut(s string, limit int) (string, bool) {
+	if len(s) <= limit {
+		return s, false
+	}
+	for limit > 0 && !utf8.RuneStart(s[limit]) {
+		limit--
+	}
+	return s[:limit], true
+}
+
+// cleanLine makes untrusted text safe to show on one line: line breaks and
+// tabs become spaces; other controls and the characters that change the
+// direction of text or cannot be seen become visible escapes.
+func cleanLine(s string) string {
+	if !strings.ContainsFunc(s, unclean) {
+		return s
+	}
+	const hex = "0123456789abcdef"
+	var b strings.Builder
+	for _, r := range strings.ReplaceAll(s, "\r\n", "\n") {
+		switch {
+		case r == '\n' || r == '\r' || r == '\t' || r == '\u0085' || r == '\u2028' || r == '\u2029':
+			b.WriteByte(' ')
+		case !unclean(r):
+			b.WriteRune(r)
+		case r < 0x100:
+			b.Write([]byte{'\\', 'x', hex[r>>4], hex[r&0xF]})
+		default:
+			b.Write(appendHex4(nil, r))
+		}
+	}
+	return b.String()
+}
+
+// unclean reports whether a character may not stand in a cleaned line.
+func unclean(r rune) bool {
+	switch {
+	case r < ' ', r >= 0x7F && r < 0xA0: // controls
+		return true
+	case r >= '\u200E' && r <= '\u200F', r == '\u061C', // marks of direction
+		r >= '\u2028' && r <= '\u202E', // separators, embeddings and overrides
+		r >= '\u2066' && r <= '\u2069', // isolates
+		r == '\uFEFF':
+		return true
+	default:
+		return false
+	}
+}
+
+// addressOf reads an address that an IP-typed field may hold. Masked addresses
+// ("10.***.***.248"), the unspecified one and those with a zone give none.
+// An IPv4 address within IPv6 becomes IPv4.
+func addressOf(text string) netip.Addr {
+	a, err := netip.ParseAddr(strings.TrimSpace(text))
+	if err != nil || a.IsUnspecified() || a.Zone() != "" {
+		return netip.Addr{}
+	}
+	return a.Unmap()
+}
+
+// linkOf returns text if it is an absolute http or https URL, else nothing.
+func linkOf(text string) string {
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return ""
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return ""
+	}
+	return text
+}
+
+// isWindowsPath reports whether a path starts as only Windows' do: with a
+// drive and a separator, or with two backslashes.
+func isWindowsPath(path string) bool {
+	if strings.HasPrefix(path, `\\`) {
+		return true
+	}
+	if len(path) < 3 || path[1] != ':' || path[2] != '\\' && path[2] != '/' {
+		return false
+	}
+	drive := path[0] | 0x20
+	return drive >= 'a' && drive <= 'z'
+}
+
+// baseName returns what follows the last separator of a path.
+func baseName(path string) string {
+	if isWindowsPath(path) {
+		return path[strings.LastIndexAny(path, `\/`)+1:]
+	}
+	return path[strings.LastIndexByte(path, '/')+1:]
+}
+
+// osType tells the operating system from a path: "windows", "linux" or, where
+// the path does not say, nothing.
+func osType(path string) string {
+	switch {
+	case isWindowsPath(path):
+		return "windows"
+	case strings.HasPrefix(path, "/"):
+		return "linux"
+	default:
+		return ""
+	}
+}
+
+// md5Of returns an MD5 in lower case, nothing for what is none.
+func md5Of(text string) string {
+	text = strings.TrimSpace(text)
+	if len(text) != 32 || strings.Trim(text, "0123456789abcdefABCDEF") != "" {
+		return ""
+	}
+	return strings.ToLower(text)
+}
