@@ -4,7 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/cwprelay/cwprelay/format"
 )
 
 // Values of Config.StartFrom.
@@ -58,11 +62,14 @@ func (c Config) WithDefaults() Config {
 	return c
 }
 
-// Validate reports every mistake, each beginning with its key. It does not
-// look at Format.
+// Validate reports every mistake, each beginning with its key. An empty Format
+// is none: its default is set elsewhere.
 func (c Config) Validate() error {
 	var errs []error
-	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	add := func(msg string, args ...any) { errs = append(errs, fmt.Errorf(msg, args...)) }
+	if c.Format != "" && !slices.Contains(format.Names(), c.Format) {
+		add("format: %q is not one of %s", c.Format, strings.Join(format.Names(), ", "))
+	}
 	if c.When != "" {
 		if _, err := compile(c.When); err != nil {
 			add("when: %w", err)

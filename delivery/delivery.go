@@ -33,7 +33,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/cwprelay/cwprelay/event"
+	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/journal"
 	"github.com/cwprelay/cwprelay/sinks"
 )
@@ -43,10 +43,9 @@ type Options struct {
 	Name   string // of the sink: cursor, log field and metric label
 	Sink   sinks.Sink
 	Config Config
-	// Encode appends a record in the sink's format. Nil: the sink builds its
-	// payload itself and messages have no body. It is called by one goroutine
-	// at a time.
-	Encode  func(dst []byte, r *event.Record) ([]byte, error)
+	// Encoder is the sink's format. Nil: the sink builds its payload itself and
+	// messages have no body. It is called by one goroutine at a time.
+	Encoder format.Encoder
 	Journal journal.Journal
 	Log     *zap.Logger // nil: nothing is logged
 	Metrics *Metrics    // nil: nothing is registered
@@ -70,7 +69,7 @@ type Worker struct {
 	name    string
 	sink    sinks.Sink
 	cfg     Config
-	encode  func(dst []byte, r *event.Record) ([]byte, error)
+	encode  format.Encoder
 	when    *condition // nil: everything passes
 	journal journal.Journal
 	log     *zap.Logger
@@ -92,7 +91,7 @@ type Worker struct {
 // journal nor the destination.
 func New(opts Options) (*Worker, error) {
 	w := &Worker{
-		name: opts.Name, sink: opts.Sink, cfg: opts.Config.WithDefaults(), encode: opts.Encode,
+		name: opts.Name, sink: opts.Sink, cfg: opts.Config.WithDefaults(), encode: opts.Encoder,
 		journal: opts.Journal, log: cmp.Or(opts.Log, zap.NewNop()), grace: cmp.Or(opts.Grace, 20*time.Second),
 		poke: make(chan struct{}, 1), look: make(chan struct{}, 1), changed: make(chan struct{}),
 	}

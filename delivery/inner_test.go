@@ -122,7 +122,7 @@ func TestCausesDifferByWordsNotByNumbers(t *testing.T) {
 
 func TestConfigReportsEveryMistake(t *testing.T) {
 	c := Config{
-		When: "nonsense", StartFrom: "yesterday", OnFull: "drop", BatchRecords: -1, BatchBytes: 12,
+		Format: "xml", When: "nonsense", StartFrom: "yesterday", OnFull: "drop", BatchRecords: -1, BatchBytes: 12,
 		Timeout: time.Millisecond, AttemptsPerSecond: -2,
 	}
 	err := c.WithDefaults().Validate()
@@ -134,7 +134,7 @@ func TestConfigReportsEveryMistake(t *testing.T) {
 		key, _, _ := strings.Cut(line, ":")
 		keys = append(keys, key)
 	}
-	want := []string{"when", "start_from", "on_full", "batch_records", "batch_bytes", "timeout", "attempts_per_second"}
+	want := []string{"format", "when", "start_from", "on_full", "batch_records", "batch_bytes", "timeout", "attempts_per_second"}
 	if diff := cmp.Diff(want, keys); diff != "" {
 		t.Errorf("keys of the mistakes (-want +got):\n%s", diff)
 	}

@@ -330,7 +330,7 @@ func start(t *testing.T, j *memory, d *dest, change ...func(o *delivery.Options)
 	t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
 	o := delivery.Options{
-		Name: "soc", Sink: d, Encode: encode, Journal: j, Log: zap.New(core),
+		Name: "soc", Sink: d, Encoder: encode, Journal: j, Log: zap.New(core),
 		Config: delivery.Config{BatchRecords: 10},
 	}
 	for _, c := range change {

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -124,18 +125,17 @@ func (w *Worker) figures(ctx context.Context) {
 		}
 		return
 	}
-	for _, s := range st.Sinks {
-		if s.Sink != w.name {
-			continue
-		}
-		w.update(func(own *Status) { own.Behind, own.Oldest, own.Dead = s.Behind, s.Oldest, s.Dead })
-		w.metrics.behind.Set(float64(s.Behind))
-		age := 0.0
-		if !s.Oldest.IsZero() {
-			age = max(0, time.Since(s.Oldest).Seconds())
-		}
-		w.metrics.oldest.Set(age)
+	s := journal.SinkStatus{Behind: st.Records} // what holds for a sink that has settled nothing yet
+	if i := slices.IndexFunc(st.Sinks, func(s journal.SinkStatus) bool { return s.Sink == w.name }); i >= 0 {
+		s = st.Sinks[i]
 	}
+	w.update(func(own *Status) { own.Behind, own.Oldest, own.Dead = s.Behind, s.Oldest, s.Dead })
+	w.metrics.behind.Set(float64(s.Behind))
+	age := 0.0
+	if !s.Oldest.IsZero() {
+		age = max(0, time.Since(s.Oldest).Seconds())
+	}
+	w.metrics.oldest.Set(age)
 }
 
 // sleep waits for d and reports whether ctx is still not done.

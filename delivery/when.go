@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/cwprelay/cwprelay/event"
+	"github.com/cwprelay/cwprelay/format"
 )
 
 // Bounds on what one condition may cost. It runs for every record.
@@ -39,7 +40,7 @@ type subject struct {
 	Category       string   `expr:"category"`
 	VirusName      string   `expr:"virus_name"`
 	VirusTags      []string `expr:"virus_tags"`
-	HostName       string   `expr:"host_name"`
+	HostName       string   `expr:"host_name"` // the best name of the affected host
 	HostIP         string   `expr:"host_ip"`
 	FilePath       string   `expr:"file_path"`
 	AccountID      string   `expr:"account_id"`
@@ -145,16 +146,20 @@ func (l *loops) Visit(node *ast.Node) {
 }
 
 // match evaluates the condition for a record.
-func (c *condition) match(r *event.Record) (bool, error) {
+func (c *condition) match(r *event.Record) (ok bool, err error) {
+	defer func() {
+		if p := recover(); p != nil { // one record must not end the program, at every start again
+			ok, err = false, errors.New("reading the record panicked")
+		}
+	}()
 	out, err := c.vm.Run(c.program, subjectOf(r))
 	if err != nil {
 		return false, explain(err)
 	}
-	ok, isBool := out.(bool)
-	if !isBool {
-		return false, fmt.Errorf("the condition gave %T", out)
+	if ok, isBool := out.(bool); isBool {
+		return ok, nil
 	}
-	return ok, nil
+	return false, fmt.Errorf("the condition gave %T", out)
 }
 
 // wants reports whether the sink gets a record. A condition that fails lets it
@@ -177,10 +182,15 @@ func (w *Worker) wants(r *event.Record) bool {
 }
 
 func subjectOf(r *event.Record) subject {
+	f := format.Of(r)
 	return subject{
-		Open: !r.Status.Closed, Closed: r.Status.Closed, Action: string(r.Action), Status: r.Status.Symbol,
-		Backfill: r.Backfill, Replayed: r.Replayed,
+		Severity: int(f.Severity), ThreatSeverity: int(f.ThreatSeverity),
+		Open: f.Open, Closed: f.Closed, Action: string(r.Action), Status: r.Status.Symbol,
+		Backfill: r.Backfill, Replayed: r.Replayed, Category: f.Category,
+		VirusName: f.VirusName, VirusTags: f.VirusTags[:min(len(f.VirusTags), conditionTags)],
+		HostName: f.Host, HostIP: f.HostIP, FilePath: f.FilePath,
 		AccountID: r.Key.Account, Source: r.Source, Kind: r.Key.Kind, EventID: r.Key.ID,
-		Informational: 0, Low: 1, Medium: 2, High: 3, Critical: 4,
+		Informational: int(format.Informational), Low: int(format.Low), Medium: int(format.Medium),
+		High: int(format.High), Critical: int(format.Critical),
 	}
 }

@@ -50,6 +50,78 @@ func TestDeliversInOrderOnce(t *testing.T) {
 	})
 }
 
+func TestBackoffBeginsAnewAfterASuccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 3)...)
+		d := &dest{answer: simply(func(n int, _ []uint64) error {
+			if n < 15 || n == 16 {
+				return errNetwork
+			}
+			return nil
+		})}
+		r := start(t, j, d, func(o *delivery.Options) { o.Config.BatchRecords = 1 })
+		after(time.Hour)
+		calls := d.seen()
+		if len(calls) != 19 {
+			t.Fatalf("%d attempts", len(calls))
+		}
+		if gap := calls[17].at.Sub(calls[16].at); gap > 750*time.Millisecond {
+			t.Errorf("the first wait after a success is %s", gap)
+		}
+		r.close()
+	})
+}
+
+func TestManyRefusedRecordsAmongOthersAreNoBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 100)...)
+		var bad []uint64
+		for seq := uint64(2); seq <= 100; seq += 2 {
+			bad = append(bad, seq)
+		}
+		d := &dest{answer: simply(refuses(bad...)["without a name"])}
+		r := start(t, j, d)
+		after(time.Hour)
+		if n := r.logs.FilterMessageSnippet("refuses everything").Len(); n != 0 {
+			t.Errorf("halted %d times", n)
+		}
+		j.add(record(101))
+		after(time.Minute)
+		if len(r.dead()) != 50 || r.cursor().Seq != 101 {
+			t.Errorf("buried %d, cursor %v", len(r.dead()), r.cursor())
+		}
+		r.close()
+	})
+}
+
+func TestAcceptanceOfWhatBeganBeforeTheRefusalProvesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 4)...)
+		d := &dest{answer: simply(func(_ int, seqs []uint64) error {
+			if seqs[0] == 2 {
+				time.Sleep(time.Second)
+				return sinks.Poison(errors.New("400"))
+			}
+			time.Sleep(time.Minute)
+			return nil
+		})}
+		r := start(t, j, d, func(o *delivery.Options) { o.Sink, o.Config.BatchRecords = windowed{d, 4}, 1 })
+		after(time.Hour)
+		if len(r.dead()) != 0 || r.cursor().Seq != 1 {
+			t.Errorf("buried %v, cursor %v", r.dead(), r.cursor())
+		}
+		j.add(record(5))
+		after(time.Hour)
+		if len(r.dead()) != 1 || r.cursor().Seq != 5 {
+			t.Errorf("buried %v, cursor %v", r.dead(), r.cursor())
+		}
+		r.close()
+	})
+}
+
 func TestSettlesBeforeTheNextBatchIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newMemory()
@@ -704,14 +776,18 @@ func TestWindowConfirmsOutOfOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newMemory()
 		j.add(records(1, 100)...)
-		d := &dest{answer: simply(func(_ int, seqs []uint64) error {
+		d := &dest{answer: func(ctx context.Context, _ int, seqs []uint64) (sinks.Receipt, error) {
+			confirmed := time.After(time.Second)
 			if seqs[0] == 11 {
-				time.Sleep(4 * time.Minute) // beyond the timeout of an attempt: acknowledgements count apart
-				return nil
+				confirmed = time.After(4 * time.Minute) // beyond the timeout of an attempt: acknowledgements count apart
 			}
-			time.Sleep(time.Second)
-			return nil
-		})}
+			select {
+			case <-confirmed:
+				return sinks.Receipt{}, nil
+			case <-ctx.Done():
+				return sinks.Receipt{}, ctx.Err()
+			}
+		}}
 		r := start(t, j, d, func(o *delivery.Options) { o.Sink = windowed{d, 4} })
 		after(time.Minute)
 		if d.most != 4 {
@@ -864,7 +940,7 @@ func TestShutdownCancelsAttemptsAtGrace(t *testing.T) {
 		if took := time.Since(begin); took != 7*time.Second {
 			t.Errorf("shutdown took %s, want the grace of 7s", took)
 		}
-		if len(d.seen()) != 1 || r.cursor().Seq != 0 || len(r.dead()) != 0 {
+		if len(d.seen()) != 1 || r.cursor().Seq != 0 || len(r.dead()) != 0 || r.w.Status().LastError != "" {
 			t.Errorf("%d attempts, cursor %v, buried %v", len(d.seen()), r.cursor(), r.dead())
 		}
 	})
@@ -974,7 +1050,7 @@ func TestRecordWithoutFormIsBuriedAndNamed(t *testing.T) {
 		j := newMemory()
 		j.add(records(1, 25)...)
 		r := start(t, j, &dest{answer: fine}, func(o *delivery.Options) {
-			o.Encode = func(dst []byte, r *event.Record) ([]byte, error) {
+			o.Encoder = func(dst []byte, r *event.Record) ([]byte, error) {
 				switch r.Seq {
 				case 4:
 					return append(dst, "half"...), errors.New("no such field")
@@ -1200,7 +1276,7 @@ func TestNextBatchIsEncodedMeanwhile(t *testing.T) {
 		encoded := 0
 		d := &dest{answer: simply(func(int, []uint64) error { time.Sleep(time.Minute); return nil })}
 		r := start(t, j, d, func(o *delivery.Options) {
-			o.Encode = func(dst []byte, r *event.Record) ([]byte, error) { encoded++; return encode(dst, r) }
+			o.Encoder = func(dst []byte, r *event.Record) ([]byte, error) { encoded++; return encode(dst, r) }
 		})
 		after(time.Second)
 		if encoded < 20 {
