@@ -2,7 +2,6 @@ package format
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/cwprelay/cwprelay/event"
@@ -171,12 +170,12 @@ func ecsVendor(w *writer, r *event.Record, f *Finding) {
 	if f.DetectTime.IsZero() {
 		w.str("detect_time_raw", f.DetectTimeText)
 	}
-	w.num("event_id", decimal(r.Key.ID))
+	w.num("event_id", intOf(r.Key.ID))
 	w.str("event_uid", r.UID)
 	w.num("first_detection_method", f.FirstDetectionMethod)
 
 	status := w.open("handle_status")
-	w.num("code", decimal(r.Status.Code))
+	w.num("code", intOf(r.Status.Code))
 	w.str("dialect", r.Dialect)
 	w.str("name", r.Status.Symbol)
 	w.str("previous", r.Previous.Symbol)
@@ -275,10 +274,4 @@ func list[T any](w *writer, key string, items []T, text func(T) string) {
 	if begun {
 		w.b = append(w.b, ']')
 	}
-}
-
-// decimal reads the vendor's ids and codes, which records keep as text.
-func decimal(text string) Int {
-	n, err := strconv.ParseInt(text, 10, 64)
-	return Int{n, err == nil}
 }

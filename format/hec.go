@@ -24,7 +24,7 @@ type HECOptions struct {
 // collector refuses (null, an empty string); dst is then as it was given.
 func AppendHEC(dst []byte, r *event.Record, body []byte, opts HECOptions) ([]byte, error) {
 	switch {
-	case !validJSON(string(body)):
+	case !validJSON(body):
 		return dst, errors.New("wrap for HEC: the body is not JSON")
 	case string(body) == "null" || string(body) == `""`:
 		return dst, errors.New("wrap for HEC: the event is empty")

@@ -14,7 +14,7 @@ import (
 // because destinations tell records apart by lines; strings and numbers stay
 // as they are.
 func appendRaw(dst []byte, r *event.Record) ([]byte, error) {
-	if !validJSON(string(r.Raw)) {
+	if !validJSON(r.Raw) {
 		return dst, errors.New("encode raw: the stored event is not JSON")
 	}
 	if !bytes.ContainsAny(r.Raw, "\r\n") {

@@ -13,17 +13,20 @@ import (
 // encoding/json, except that it matches keys exactly (the vendor has WanIp and
 // WanIP) and takes strings that are not UTF-8. Every method returns false at
 // the first mistake; the scanner is of no use after that.
-type scanner struct {
-	s string
+type scanner[T text] struct {
+	s T
 	i int
 }
+
+// text is what a scanner walks over, so that neither has to be copied.
+type text interface{ string | []byte }
 
 // maxDepth bounds nesting, as encoding/json does.
 const maxDepth = 10000
 
 // validJSON reports whether s is one JSON value.
-func validJSON(s string) bool {
-	p := scanner{s: s}
+func validJSON[T text](s T) bool {
+	p := scanner[T]{s: s}
 	_, ok := p.value(0)
 	return ok && p.end()
 }
@@ -32,7 +35,7 @@ func validJSON(s string) bool {
 // stands between its quotes and the value as JSON text. Of a key that occurs
 // twice the later call counts. It returns false if s is no object.
 func members(s string, visit func(key, value string)) bool {
-	p := scanner{s: s}
+	p := scanner[string]{s: s}
 	p.space()
 	return p.object(0, visit) && p.end()
 }
@@ -40,12 +43,12 @@ func members(s string, visit func(key, value string)) bool {
 // elements calls visit for each element of the array s, as JSON text. It
 // returns false if s is no array.
 func elements(s string, visit func(value string)) bool {
-	p := scanner{s: s}
+	p := scanner[string]{s: s}
 	p.space()
 	return p.array(0, visit) && p.end()
 }
 
-func (p *scanner) space() {
+func (p *scanner[T]) space() {
 	for p.i < len(p.s) {
 		if c := p.s[p.i]; c != ' ' && c != '\n' && c != '\t' && c != '\r' {
 			return
@@ -55,13 +58,13 @@ func (p *scanner) space() {
 }
 
 // end reports whether nothing but space is left.
-func (p *scanner) end() bool {
+func (p *scanner[T]) end() bool {
 	p.space()
 	return p.i == len(p.s)
 }
 
 // take moves over c if it comes next.
-func (p *scanner) take(c byte) bool {
+func (p *scanner[T]) take(c byte) bool {
 	if p.i < len(p.s) && p.s[p.i] == c {
 		p.i++
 		return true
@@ -70,13 +73,12 @@ func (p *scanner) take(c byte) bool {
 }
 
 // value moves over one value and returns its text.
-func (p *scanner) value(depth int) (string, bool) {
+func (p *scanner[T]) value(depth int) (value T, ok bool) {
 	p.space()
 	start := p.i
-	if p.i == len(p.s) || depth > maxDepth {
-		return "", false
+	if p.i == len(p.s) {
+		return value, false
 	}
-	ok := false
 	switch p.s[p.i] {
 	case '"':
 		ok = p.string()
@@ -96,8 +98,8 @@ func (p *scanner) value(depth int) (string, bool) {
 	return p.s[start:p.i], ok
 }
 
-func (p *scanner) object(depth int, visit func(key, value string)) bool {
-	if !p.take('{') {
+func (p *scanner[T]) object(depth int, visit func(key, value T)) bool {
+	if depth >= maxDepth || !p.take('{') {
 		return false
 	}
 	p.space()
@@ -132,8 +134,8 @@ func (p *scanner) object(depth int, visit func(key, value string)) bool {
 	}
 }
 
-func (p *scanner) array(depth int, visit func(value string)) bool {
-	if !p.take('[') {
+func (p *scanner[T]) array(depth int, visit func(value T)) bool {
+	if depth >= maxDepth || !p.take('[') {
 		return false
 	}
 	p.space()
@@ -159,7 +161,7 @@ func (p *scanner) array(depth int, visit func(value string)) bool {
 }
 
 // string moves over a string, quotes included.
-func (p *scanner) string() bool {
+func (p *scanner[T]) string() bool {
 	if !p.take('"') {
 		return false
 	}
@@ -187,7 +189,7 @@ func (p *scanner) string() bool {
 
 // plain moves over characters of a string that mean themselves, eight at a
 // time; it may stop early.
-func (p *scanner) plain() {
+func (p *scanner[T]) plain() {
 	const low, high = 0x0101010101010101, 0x8080808080808080
 	for p.i+8 <= len(p.s) {
 		b := p.s[p.i : p.i+8]
@@ -203,7 +205,7 @@ func (p *scanner) plain() {
 	}
 }
 
-func (p *scanner) escape() bool {
+func (p *scanner[T]) escape() bool {
 	p.i++
 	if p.i == len(p.s) {
 		return false
@@ -213,25 +215,28 @@ func (p *scanner) escape() bool {
 		p.i++
 		return true
 	case 'u':
-		if _, ok := hex4(p.s[p.i+1:]); !ok {
-			return false
+		p.i++
+		for range 4 {
+			if !p.hex() {
+				return false
+			}
 		}
-		p.i += 5
 		return true
 	default:
 		return false
 	}
 }
 
-func (p *scanner) literal(text string) bool {
-	if !strings.HasPrefix(p.s[p.i:], text) {
-		return false
+func (p *scanner[T]) literal(text string) bool {
+	for i := range len(text) {
+		if !p.take(text[i]) {
+			return false
+		}
 	}
-	p.i += len(text)
 	return true
 }
 
-func (p *scanner) number() bool {
+func (p *scanner[T]) number() bool {
 	p.take('-')
 	if !p.take('0') && !p.digits() {
 		return false
@@ -249,12 +254,22 @@ func (p *scanner) number() bool {
 }
 
 // digits moves over one digit or more.
-func (p *scanner) digits() bool {
+func (p *scanner[T]) digits() bool {
 	start := p.i
 	for p.i < len(p.s) && p.s[p.i] >= '0' && p.s[p.i] <= '9' {
 		p.i++
 	}
 	return p.i > start
+}
+
+// hex moves over a hexadecimal digit.
+func (p *scanner[T]) hex() bool {
+	if p.i == len(p.s) {
+		return false
+	}
+	c := p.s[p.i]
+	p.i++
+	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f'
 }
 
 // hex4 reads four hexadecimal digits.

@@ -108,7 +108,7 @@ func cimAction(symbol string) string {
 // splunkNumber writes text as a number if it is one in 64 bits, else as a
 // string.
 func splunkNumber(w *writer, key, text string) {
-	if n := decimal(text); n.Valid {
+	if n := intOf(text); n.Valid {
 		w.int(key, n.Value)
 		return
 	}
