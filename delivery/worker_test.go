@@ -497,6 +497,27 @@ func TestBurstOfRefusalsHaltsAndBuriesNothing(t *testing.T) {
 	}
 }
 
+func TestBurstOfTrulyBadRecordsEndsWithTheNextGoodOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 40)...)
+		d := &dest{answer: simply(refuses(span(1, 20)...)["each by itself"])}
+		r := start(t, j, d, func(o *delivery.Options) { o.Config.BatchRecords = 1 })
+		after(2 * time.Second)
+		if s := r.w.Status(); s.State != delivery.Halted || len(r.dead()) != 0 {
+			t.Errorf("buried %v, status %+v", r.dead(), s)
+		}
+		after(5 * time.Minute)
+		if diff := cmp.Diff(span(21, 40), d.got()); diff != "" {
+			t.Errorf("accepted (-want +got):\n%s", diff)
+		}
+		if s := r.w.Status(); s.State != delivery.OK || len(r.dead()) != 20 {
+			t.Errorf("buried %v, status %+v", r.dead(), s)
+		}
+		r.close()
+	})
+}
+
 // A prober is a destination that tells its health.
 type prober struct {
 	*dest
@@ -1175,18 +1196,24 @@ func TestStartsWithWhatIsNew(t *testing.T) {
 func TestPauseBeginsNothingNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newMemory()
-		d := &dest{answer: fine}
+		d := &dest{answer: simply(func(n int, _ []uint64) error {
+			if n == 0 {
+				return errNetwork
+			}
+			return nil
+		})}
 		r := start(t, j, d)
-		after(time.Second)
+		j.add(record(99))
+		synctest.Wait() // it was tried once
 		r.w.Pause(true)
-		j.add(records(1, 30)...)
+		j.add(records(101, 130)...)
 		after(time.Hour)
-		if s := r.w.Status(); len(d.seen()) != 0 || s.State != delivery.Paused {
+		if s := r.w.Status(); len(d.seen()) != 1 || s.State != delivery.Paused {
 			t.Errorf("%d attempts, status %+v", len(d.seen()), s)
 		}
 		r.w.Pause(false)
 		after(10 * time.Second)
-		if s := r.w.Status(); len(d.got()) != 30 || s.State != delivery.OK {
+		if s := r.w.Status(); len(d.got()) != 31 || s.State != delivery.OK {
 			t.Errorf("accepted %v, status %+v", d.got(), s)
 		}
 		r.close()
