@@ -212,6 +212,22 @@ func TestCancelledWaitLetsOthersBePolledSoon(t *testing.T) {
 			t.Errorf("Send took %s, %v, want 1s", d.at, d.err)
 		}
 	})
+	synctest.Test(t, func(t *testing.T) {
+		hec := hectest.New(hectest.Config{Ack: true})
+		hec.Next(hectest.NeverAck())
+		s := open(t, hec, splunkhec.Config{Ack: splunkhec.AckOn})
+		ctx, cancel := context.WithCancel(t.Context())
+		stuck := send(ctx, s, sinktest.Messages(1))
+		time.Sleep(16 * time.Second) // the next poll is at 25 s
+		d := send(t.Context(), s, sinktest.Messages(1))
+		synctest.Wait()
+		cancel() // with the younger already open
+		<-stuck.ended
+		<-d.ended
+		if d.err != nil || d.at != time.Second {
+			t.Errorf("Send beside it took %s, %v, want 1s", d.at, d.err)
+		}
+	})
 }
 
 func TestWindow(t *testing.T) {
@@ -419,6 +435,10 @@ func TestAckDisabledGoesOnWithout(t *testing.T) {
 	if _, err := s.Send(t.Context(), sinktest.Messages(1)); err != nil {
 		t.Error(err)
 	}
+	hec.Next(hectest.Fault{Status: 400, Code: 14})
+	if _, err := s.Send(t.Context(), sinktest.Messages(1)); sinks.ClassOf(err) != sinks.ClassHalt {
+		t.Errorf("said again: class %v of %v, want halt: there is nothing more to switch off", sinks.ClassOf(err), err)
+	}
 }
 
 func TestWithoutAckIDHaltsWhereAckIsOn(t *testing.T) {
@@ -438,7 +458,8 @@ func TestRestartConfirmsNoOldBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hec := hectest.New(hectest.Config{Ack: true})
 		hec.Next(hectest.NeverAck())
-		s := open(t, hec, splunkhec.Config{Ack: splunkhec.AckOn})
+		w := newWatch(hec)
+		s := open(t, w, splunkhec.Config{Ack: splunkhec.AckOn})
 		old := send(t.Context(), s, sinktest.Messages(1))
 		synctest.Wait()
 		hec.Restart()
@@ -450,6 +471,9 @@ func TestRestartConfirmsNoOldBatch(t *testing.T) {
 		}
 		if _, err := s.Send(t.Context(), sinktest.Messages(1)); err != nil {
 			t.Errorf("afterwards: %v", err)
+		}
+		if _, posts := w.seen(); posts[0] != posts[1] || posts[1] == posts[2] {
+			t.Errorf("channels %v, want a new one for the third", posts)
 		}
 	})
 }
@@ -602,10 +626,15 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // a bubble does not end while a goroutine of it lives
 		hec := hectest.New(hectest.Config{Ack: true})
 		hec.Always(hectest.NeverAck())
-		stuck := hectest.Slow(time.Hour)
-		stuck.On = hectest.Acks
-		hec.Next(stuck)
-		s := open(t, hec, splunkhec.Config{})
+		var polling atomic.Bool
+		s := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/ack") {
+				polling.Store(true)
+				<-r.Context().Done()
+				polling.Store(false)
+			}
+			hec.ServeHTTP(w, r)
+		}), splunkhec.Config{})
 		d := send(t.Context(), s, sinktest.Messages(1))
 		time.Sleep(10 * time.Second) // within a poll
 		start := time.Now()
@@ -614,6 +643,10 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 		}
 		if took := time.Since(start); took > 0 {
 			t.Errorf("Close took %s", took)
+		}
+		synctest.Wait()
+		if polling.Load() || !d.done() {
+			t.Errorf("after Close: polling %t, Send ended %t", polling.Load(), d.done())
 		}
 		<-d.ended
 		if d.err == nil || sinks.ClassOf(d.err) != sinks.ClassRetry {

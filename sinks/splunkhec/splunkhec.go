@@ -19,12 +19,16 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/sinks"
 	"github.com/cwprelay/cwprelay/sinks/internal/httpx"
 )
 
 // postTimeout bounds one post; waiting for its acknowledgement counts apart.
 const postTimeout = 60 * time.Second
+
+// envelope is about what is around a body, in bytes, with room to spare.
+const envelope = 512
 
 // response is an answer of the collector or of something on the way to it.
 type response = httpx.Response
@@ -103,6 +107,10 @@ func (s *Sink) Window() int {
 	}
 	return 1
 }
+
+// AckTimeout is how long Send may wait for an acknowledgement once the batch
+// was taken: the deadline of an attempt must leave it that time.
+func (s *Sink) AckTimeout() time.Duration { return s.cfg.AckTimeout }
 
 // Limits leaves a quarter of a request for the envelopes around the bodies,
 // which are some 400 bytes each.
@@ -217,7 +225,11 @@ func (s *Sink) judge(ch *channel, r *response, a answer, records, size int) erro
 // encode returns the request's body and its size before compression.
 func (s *Sink) encode(batch []sinks.Message) ([]byte, int, error) {
 	if s.cfg.Compression == CompressionNone {
-		body, err := s.appendBody(nil, batch)
+		size := 0
+		for _, m := range batch {
+			size += len(m.Body) + envelope
+		}
+		body, err := s.appendBody(make([]byte, 0, size), batch)
 		return body, len(body), err
 	}
 	buffer, _ := s.raw.Get().(*[]byte)
@@ -249,11 +261,11 @@ func (s *Sink) encode(batch []sinks.Message) ([]byte, int, error) {
 // appendBody appends one envelope after the other. A record without a body
 // that can stand in one fails alone; the others were not sent.
 func (s *Sink) appendBody(dst []byte, batch []sinks.Message) ([]byte, error) {
-	opts := hecOptions{Index: s.cfg.Index, Source: s.cfg.Source, SourceType: s.cfg.SourceType, Host: s.cfg.Host}
+	opts := format.HECOptions{Index: s.cfg.Index, Source: s.cfg.Source, SourceType: s.cfg.SourceType, Host: s.cfg.Host}
 	for i, m := range batch {
 		var err error
-		if dst, err = appendHEC(dst, m.Record, m.Body, opts); err != nil {
-			return dst, onlyFailed(len(batch), i, fmt.Errorf("build the envelope: %w", err))
+		if dst, err = format.AppendHEC(dst, m.Record, m.Body, opts); err != nil {
+			return dst, onlyFailed(len(batch), i, err)
 		}
 		dst = append(dst, '\n')
 	}

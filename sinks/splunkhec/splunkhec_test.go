@@ -220,7 +220,7 @@ func TestRetryAfterOfCodes(t *testing.T) {
 // bad makes messages of a batch such that the collector refuses them.
 func bad(batch []sinks.Message, at ...int) []sinks.Message {
 	for _, i := range at {
-		batch[i].Body = []byte(`""`)
+		batch[i].Body = []byte(`" "`)
 	}
 	return batch
 }
@@ -586,9 +586,9 @@ func TestRecordWithoutEnvelope(t *testing.T) {
 	hec := hectest.New(hectest.Config{})
 	s := open(t, hec, splunkhec.Config{})
 	batch := sinktest.Messages(3)
-	batch[1].Body = nil
+	batch[1].Body = []byte("no JSON")
 	if refused := deliver(t, s, batch); !slices.Equal(refused, []string{batch[1].Record.UID}) {
-		t.Errorf("refused %v, want the record without a body", refused)
+		t.Errorf("refused %v, want the record that is not JSON", refused)
 	}
 	if got := hec.Distinct(); got != 2 {
 		t.Errorf("indexed %d, want 2", got)
