@@ -24,6 +24,7 @@ import (
 	"github.com/segmentio/kafka-go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/sinks"
 )
 
@@ -35,8 +36,8 @@ const maxParallel = 8
 type Sink struct {
 	cfg    Config
 	codec  kafka.Compression
-	schema []byte // header values
-	mime   []byte
+	schema []byte // value of a header; empty: no such header
+	mime   []byte // likewise
 
 	mu      sync.Mutex // guards the fields below: Probe may run beside Send
 	link    *link      // nil: none yet, or the last one failed
@@ -50,17 +51,16 @@ var (
 	_ sinks.Limiter = (*Sink)(nil)
 )
 
-// A Payload says what the bodies are, for consumers.
-type Payload struct {
-	Schema      string // "ecs/9.4.0"; empty: no such header
-	ContentType string // "application/json"; empty: no such header
-}
-
-// New makes the sink of a valid configuration. It makes no connection.
-func New(cfg Config, payload Payload) *Sink {
+// New makes the sink of a valid configuration. It makes no connection. The
+// bodies of messages are in the named format, which the headers schema and
+// content-type tell consumers.
+func New(cfg Config, formatName string) *Sink {
 	cfg = cfg.WithDefaults()
 	codec, _ := cfg.codec() // the configuration is valid
-	return &Sink{cfg: cfg, codec: codec, schema: []byte(payload.Schema), mime: []byte(payload.ContentType)}
+	return &Sink{
+		cfg: cfg, codec: codec,
+		schema: []byte(format.Schema(formatName)), mime: []byte(format.ContentType(formatName)),
+	}
 }
 
 // Close closes the connections.

@@ -3,12 +3,12 @@ package kafka
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/segmentio/kafka-go"
 
 	"github.com/cwprelay/cwprelay/event"
+	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/sinks"
 )
 
@@ -98,7 +98,7 @@ func (s *Sink) key(r *event.Record) string {
 	if s.cfg.Key == KeyEvent {
 		return r.UID
 	}
-	return r.Key.FindingUID()
+	return format.Of(r).UID
 }
 
 // record makes the record of a message.
@@ -106,7 +106,7 @@ func (s *Sink) record(m *sinks.Message, key []byte, a *arena) kafka.Record {
 	headers := a.headers(4)
 	headers = append(headers,
 		kafka.Header{Key: "event_uid", Value: keep(a, m.Record.UID)},
-		kafka.Header{Key: "action", Value: keep(a, action(m.Record))},
+		kafka.Header{Key: "action", Value: keep(a, format.Of(m.Record).ActionName)},
 	)
 	if len(s.schema) > 0 {
 		headers = append(headers, kafka.Header{Key: "schema", Value: s.schema})
@@ -121,19 +121,6 @@ func (s *Sink) record(m *sinks.Message, key []byte, a *arena) kafka.Record {
 		at = time.Now()
 	}
 	return kafka.Record{Time: at, Key: kafka.NewBytes(key), Value: kafka.NewBytes(keep(a, m.Body)), Headers: headers}
-}
-
-// action returns the name that the formats have for what happened:
-// "risk-process-killed".
-func action(r *event.Record) string {
-	what := string(r.Action)
-	if r.Action == event.Closed {
-		what = r.Status.Symbol
-		if what == "scanned" {
-			what = "killed" // what the vendor's scan does to the process
-		}
-	}
-	return strings.ReplaceAll(r.Key.Kind, "_", "-") + "-" + what
 }
 
 // sizeOf returns how many bytes a record takes in a batch, at most.

@@ -1,0 +1,157 @@
+// Package all is the one list of the kinds of destinations. It promises that a
+// valid Config names exactly one, and makes its sink; what each does is its own
+// package's business.
+package all
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/cwprelay/cwprelay/format"
+	"github.com/cwprelay/cwprelay/sinks"
+	"github.com/cwprelay/cwprelay/sinks/file"
+	"github.com/cwprelay/cwprelay/sinks/kafka"
+	"github.com/cwprelay/cwprelay/sinks/splunkhec"
+)
+
+// Config is one destination: exactly one field is set.
+type Config struct {
+	SplunkHEC *splunkhec.Config  `koanf:"splunk_hec"`
+	Kafka     *kafka.Config      `koanf:"kafka"`
+	File      *file.Config       `koanf:"file"`
+	Stdout    *file.StdoutConfig `koanf:"stdout"`
+}
+
+// The names of the kinds, as in the configuration.
+const (
+	SplunkHEC = "splunk_hec"
+	Kafka     = "kafka"
+	File      = "file"
+	Stdout    = "stdout"
+)
+
+// Kinds returns the names of all kinds.
+func Kinds() []string { return []string{SplunkHEC, Kafka, File, Stdout} }
+
+// kinds returns the names of the kinds that are set.
+func (c Config) kinds() []string {
+	var set []string
+	if c.SplunkHEC != nil {
+		set = append(set, SplunkHEC)
+	}
+	if c.Kafka != nil {
+		set = append(set, Kafka)
+	}
+	if c.File != nil {
+		set = append(set, File)
+	}
+	if c.Stdout != nil {
+		set = append(set, Stdout)
+	}
+	return set
+}
+
+// Kind returns the name of the kind, empty unless exactly one is set.
+func (c Config) Kind() string {
+	if set := c.kinds(); len(set) == 1 {
+		return set[0]
+	}
+	return ""
+}
+
+// DefaultFormat returns the name of the format that the destination's users
+// expect.
+func (c Config) DefaultFormat() string {
+	if c.Kind() == SplunkHEC {
+		return format.Splunk
+	}
+	return format.ECS
+}
+
+// WithDefaults returns a copy of c, with every unset option of its kind at its
+// default.
+func (c Config) WithDefaults() Config {
+	if c.SplunkHEC != nil {
+		c.SplunkHEC = new(c.SplunkHEC.WithDefaults())
+	}
+	if c.Kafka != nil {
+		c.Kafka = new(c.Kafka.WithDefaults())
+	}
+	if c.File != nil {
+		c.File = new(c.File.WithDefaults())
+	}
+	if c.Stdout != nil {
+		c.Stdout = new(c.Stdout.WithDefaults())
+	}
+	return c
+}
+
+// Validate reports every mistake, each beginning with its key.
+func (c Config) Validate() error {
+	var errs []error
+	if set := c.kinds(); len(set) != 1 {
+		err := fmt.Errorf("exactly one of %s is required", strings.Join(Kinds(), ", "))
+		if len(set) > 1 {
+			err = fmt.Errorf("%w; there are %s: give each a sink of its own", err, strings.Join(set, ", "))
+		}
+		errs = append(errs, err)
+	}
+	if c.SplunkHEC != nil {
+		errs = append(errs, under(SplunkHEC, c.SplunkHEC.Validate()))
+	}
+	if c.Kafka != nil {
+		errs = append(errs, under(Kafka, c.Kafka.Validate()))
+	}
+	if c.File != nil {
+		errs = append(errs, under(File, c.File.Validate()))
+	}
+	if c.Stdout != nil {
+		errs = append(errs, under(Stdout, c.Stdout.Validate()))
+	}
+	return errors.Join(errs...)
+}
+
+// under puts the key of a block before each of its mistakes, one a line.
+func under(key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var errs []error
+	for text := range strings.SplitSeq(err.Error(), "\n") {
+		errs = append(errs, errors.New(key+"."+text))
+	}
+	return errors.Join(errs...)
+}
+
+// Options is what a sink gets beside the configuration of its kind.
+type Options struct {
+	Name   string    // of the sink, for errors
+	Format string    // name of the format of the bodies; empty: DefaultFormat
+	Stdout io.Writer // what the kind stdout writes to
+}
+
+// New makes the sink of a valid configuration. It makes no connection and
+// opens no file. An error means that the configuration is not valid or that
+// the sink needs an option that is missing.
+func New(cfg Config, opts Options) (sinks.Sink, error) {
+	if opts.Format == "" {
+		opts.Format = cfg.DefaultFormat()
+	}
+	switch cfg.Kind() {
+	case SplunkHEC:
+		return splunkhec.New(*cfg.SplunkHEC), nil
+	case Kafka:
+		return kafka.New(*cfg.Kafka, opts.Format), nil
+	case File:
+		return file.New(*cfg.File), nil
+	case Stdout:
+		if opts.Stdout == nil {
+			return nil, fmt.Errorf("sink %s: no standard output was given", opts.Name)
+		}
+		return file.NewStdout(opts.Stdout), nil
+	default:
+		return nil, fmt.Errorf("sink %s: %w", opts.Name, cfg.Validate())
+	}
+}
