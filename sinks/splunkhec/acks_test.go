@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cwprelay/cwprelay/config/secret"
 	"github.com/cwprelay/cwprelay/event"
 	"github.com/cwprelay/cwprelay/sinks"
 	"github.com/cwprelay/cwprelay/sinks/sinktest"
@@ -701,5 +702,33 @@ func TestKeepsNoBatchThatWasConfirmed(t *testing.T) {
 		if record.Value() != nil {
 			t.Error("the sink still refers to a record that was confirmed")
 		}
+	})
+}
+
+// trip is a network of one function.
+type trip func(*http.Request) (*http.Response, error)
+
+func (f trip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func TestCloseWaitsForAPoll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ended atomic.Bool
+		hec := memory{hectest.New(hectest.Config{Ack: true})}
+		s := splunkhec.NewWithTransport(splunkhec.Config{URL: "http://splunk.test", Token: secret.New(hectest.DefaultToken)},
+			trip(func(req *http.Request) (*http.Response, error) {
+				if !strings.HasSuffix(req.URL.Path, "/ack") {
+					return hec.RoundTrip(req)
+				}
+				<-req.Context().Done()
+				time.Sleep(time.Second) // what a connection may need to end
+				ended.Store(true)
+				return nil, req.Context().Err()
+			}))
+		d := send(t.Context(), s, sinktest.Messages(1))
+		time.Sleep(2 * time.Second)
+		if err := s.Close(); err != nil || !ended.Load() {
+			t.Errorf("Close: %v, poll ended %t", err, ended.Load())
+		}
+		<-d.ended
 	})
 }
