@@ -1,6 +1,7 @@
 package format
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"strconv"
@@ -23,6 +24,7 @@ type HECOptions struct {
 // break at its end. An error means that the body is no JSON or one that the
 // collector refuses (null, an empty string); dst is then as it was given.
 func AppendHEC(dst []byte, r *event.Record, body []byte, opts HECOptions) ([]byte, error) {
+	body = bytes.TrimSpace(body)
 	switch {
 	case !validJSON(body):
 		return dst, errors.New("wrap for HEC: the body is not JSON")

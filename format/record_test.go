@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"math/big"
 	"os"
@@ -119,7 +120,7 @@ func revision(item map[string]any) string {
 		v := item[name]
 		if list, ok := v.([]any); ok {
 			v = slices.SortedFunc(slices.Values(list), func(a, b any) int {
-				return strings.Compare(a.(string), b.(string))
+				return strings.Compare(fmt.Sprint(a), fmt.Sprint(b))
 			})
 		}
 		part[name] = v
