@@ -1,0 +1,89 @@
+package event_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cwprelay/cwprelay/event"
+)
+
+func TestFindingUID(t *testing.T) {
+	k := event.Key{Account: "100012345678", Kind: "risk_process", ID: "24"}
+	if got, want := k.FindingUID(), "tencent-cwp:100012345678:risk_process:24"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if k.FindingUID() == (event.Key{Account: event.DefaultAccount, Kind: k.Kind, ID: k.ID}).FindingUID() {
+		t.Error("two accounts share a finding")
+	}
+}
+
+func TestUID(t *testing.T) {
+	// From the published example of the format.
+	const finding = "tencent-cwp:100012345678:risk_process:24"
+	const revision = "661e868bf6cf0eb1a482d516087e1922b90c0b24d915b9591c45e916e1b495b1"
+	uid := event.UID(finding, 1, revision)
+	if want := "706c0eed74049318a0b5e29cff41f011a9fc23a3"; uid != want {
+		t.Errorf("%s, want %s", uid, want)
+	}
+	sum := sha256.Sum256([]byte(finding + "\n1\n" + revision))
+	if want := hex.EncodeToString(sum[:20]); uid != want {
+		t.Errorf("%s, want %s", uid, want)
+	}
+	for name, other := range map[string]string{
+		"finding":  event.UID(finding+"0", 1, revision),
+		"sequence": event.UID(finding, 2, revision),
+		"revision": event.UID(finding, 1, revision[1:]),
+	} {
+		if other == uid || len(other) != 40 {
+			t.Errorf("another %s gives %s", name, other)
+		}
+	}
+}
+
+func TestActionFor(t *testing.T) {
+	open, killing := event.Status{Symbol: "pending"}, event.Status{Symbol: "scanning"}
+	closed, ignored := event.Status{Symbol: "scanned", Closed: true}, event.Status{Symbol: "ignored", Closed: true}
+	unknown := event.Status{Code: "9", Symbol: event.UnknownStatus}
+	tests := map[string]struct {
+		before, after event.Status
+		want          event.Action
+	}{
+		"open stays open":     {open, killing, event.StatusChanged},
+		"closed stays closed": {closed, ignored, event.StatusChanged},
+		"open to closed":      {killing, closed, event.Closed},
+		"closed to open":      {ignored, open, event.Reopened},
+		"open to unknown":     {open, unknown, event.StatusChanged},
+		"unknown to closed":   {unknown, closed, event.Closed},
+		"closed to unknown":   {closed, unknown, event.Reopened},
+	}
+	for name, tt := range tests {
+		if got := event.ActionFor(tt.before, tt.after); got != tt.want {
+			t.Errorf("%s: %s, want %s", name, got, tt.want)
+		}
+	}
+}
+
+// However many sinks ask, what is derived of a record is built once.
+func TestDerivedIsBuiltOnce(t *testing.T) {
+	var r event.Record
+	var built atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			got := r.Derived(func(of *event.Record) any {
+				built.Add(1)
+				return of
+			})
+			if got != any(&r) {
+				t.Errorf("derived %v", got)
+			}
+		})
+	}
+	wg.Wait()
+	if n := built.Load(); n != 1 {
+		t.Errorf("built %d times", n)
+	}
+}
