@@ -1,34 +1,36 @@
 package format
 
-// What the tests look at from outside.
-var (
-	ValidJSON  = validJSON[[]byte]
-	CleanLine  = cleanLine
-	BaseName   = baseName
-	OSType     = osType
-	LinkOf     = linkOf
-	AddressOf  = addressOf
-	ListOf     = listOf
-	IntOf      = intOf
-	Unquote    = unquote
+import (
+	"net/netip"
+	"slices"
+)
+
+// What the tests look at from inside.
+const (
 	MaxText    = maxText
 	MaxCmdLine = maxCmdLine
 )
+
+func ValidJSON(b []byte) bool                { return validJSON(b) }
+func CleanLine(s string) string              { return cleanLine(s) }
+func BaseName(path string) string            { return baseName(path) }
+func OSType(path string) string              { return osType(path) }
+func LinkOf(s string) string                 { return linkOf(s) }
+func AddressOf(s string) netip.Addr          { return addressOf(s) }
+func ListOf(s string) []string               { return listOf(s) }
+func IntOf(s string) Int                     { return intOf(s) }
+func Unquote(s string) string                { return unquote(s) }
+func Categories() []threatClass              { return shared().classifier.classes }
+func AppendString(b []byte, s string) []byte { return appendString(b, s) }
 
 // Redact masks as Of does. Without hints every pattern is tried.
 func Redact(s string, hints bool) (string, bool) {
 	x := shared().redactor
 	if !hints {
-		x.rules = append([]redaction(nil), x.rules...)
+		x.rules = slices.Clone(x.rules)
 		for i := range x.rules {
 			x.rules[i].hints = nil
 		}
 	}
 	return x.apply(s)
 }
-
-// Categories lists the rows of the threat categories.
-func Categories() []threatClass { return shared().classifier.classes }
-
-// AppendString appends a JSON string.
-func AppendString(dst []byte, s string) []byte { return appendString(dst, s) }

@@ -88,7 +88,7 @@ type Finding struct {
 // succeeds: what cannot be read is missing. For a kind without a mapping it
 // gives what the record itself tells.
 func Of(r *event.Record) *Finding {
-	return r.Derived(build).(*Finding) //nolint:errcheck,forcetypeassert // only this package calls Derived
+	return r.Derived(build).(*Finding) // only this package calls Derived
 }
 
 func build(r *event.Record) any {
@@ -135,6 +135,7 @@ func (f *Finding) readAction(r *event.Record) {
 	switch r.Action {
 	case event.Detected, event.Redetected, event.Reopened:
 		f.Alert = f.Open
+	default:
 	}
 }
 

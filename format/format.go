@@ -68,7 +68,7 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("namespace: %w", err))
 	}
 	if strings.Trim(c.CloudProvider, "abcdefghijklmnopqrstuvwxyz0123456789_.") != "" || len(c.CloudProvider) > 100 {
-		errs = append(errs, fmt.Errorf("cloud_provider: %q: use at most 100 of a-z, 0-9, _ and .", c.CloudProvider))
+		errs = append(errs, fmt.Errorf("cloud_provider: %q: use at most 100 of a-z, 0-9, dot and underscore", c.CloudProvider))
 	}
 	return errors.Join(errs...)
 }

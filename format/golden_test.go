@@ -13,7 +13,7 @@ import (
 	"github.com/cwprelay/cwprelay/format"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden files")
+var update = flag.Bool("update", false, "rewrite the golden files") //nolint:gochecknoglobals // flags of tests are
 
 func TestGolden(t *testing.T) {
 	for _, name := range examples() {

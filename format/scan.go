@@ -33,11 +33,11 @@ func validJSON[T text](s T) bool {
 
 // members calls visit for each member of the object s, with the key as it
 // stands between its quotes and the value as JSON text. Of a key that occurs
-// twice the later call counts. It returns false if s is no object.
-func members(s string, visit func(key, value string)) bool {
+// twice the later call counts. What is no object has no members.
+func members(s string, visit func(key, value string)) {
 	p := scanner[string]{s: s}
 	p.space()
-	return p.object(0, visit) && p.end()
+	p.object(0, visit)
 }
 
 // elements calls visit for each element of the array s, as JSON text. It
@@ -272,13 +272,13 @@ func (p *scanner[T]) hex() bool {
 	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f'
 }
 
-// hex4 reads four hexadecimal digits.
-func hex4(s string) (rune, bool) {
-	if len(s) < 4 {
-		return 0, false
-	}
+// hex4 reads the four hexadecimal digits that the scanner has seen.
+func hex4(s string) rune {
 	n, err := strconv.ParseUint(s[:4], 16, 16)
-	return rune(n), err == nil
+	if err != nil {
+		return 0
+	}
+	return rune(n)
 }
 
 // unquote returns the value of a JSON string. Surrogates without a partner and
@@ -323,12 +323,12 @@ func unquote(text string) string {
 // unicodeEscape reads \uXXXX, or two of them that are a pair of surrogates,
 // and returns how long they are.
 func unicodeEscape(s string) (rune, int) {
-	r, _ := hex4(s[2:])
+	r := hex4(s[2:])
 	if !utf16.IsSurrogate(r) {
 		return r, 6
 	}
 	if len(s) >= 12 && s[6] == '\\' && s[7] == 'u' {
-		second, _ := hex4(s[8:])
+		second := hex4(s[8:])
 		if pair := utf16.DecodeRune(r, second); pair != utf8.RuneError {
 			return pair, 12
 		}

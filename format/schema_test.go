@@ -207,16 +207,18 @@ func TestECSCheckBites(t *testing.T) {
 		"masked address": func(d map[string]any) {
 			d["host"].(map[string]any)["ip"] = []any{"10.*.*.1"}
 		},
-		"list missing":   func(d map[string]any) { d["tags"] = "forwarded" },
-		"list too many":  func(d map[string]any) { d["message"] = []any{"x"} },
-		"value":          func(d map[string]any) { d["event"].(map[string]any)["kind"] = "alarm" },
-		"type":           func(d map[string]any) { d["event"].(map[string]any)["type"] = []any{"creation"} },
-		"float as long":  func(d map[string]any) { d["event"].(map[string]any)["severity"] = json.Number("4.5") },
-		"local time":     func(d map[string]any) { d["@timestamp"] = "2023-09-16 18:30:55" },
-		"time missing":   func(d map[string]any) { delete(d, "@timestamp") },
-		"vendor's own":   func(d map[string]any) { d["tencent_cloud"].(map[string]any)["cwp"].(map[string]any)["event_id"] = "24" },
-		"empty string":   func(d map[string]any) { d["message"] = "" },
-		"truncated list": func(d map[string]any) { d["tencent_cloud"].(map[string]any)["cwp"].(map[string]any)["truncated"] = []any{"x"} },
+		"list missing":  func(d map[string]any) { d["tags"] = "forwarded" },
+		"list too many": func(d map[string]any) { d["message"] = []any{"x"} },
+		"value":         func(d map[string]any) { d["event"].(map[string]any)["kind"] = "alarm" },
+		"type":          func(d map[string]any) { d["event"].(map[string]any)["type"] = []any{"creation"} },
+		"float as long": func(d map[string]any) { d["event"].(map[string]any)["severity"] = json.Number("4.5") },
+		"local time":    func(d map[string]any) { d["@timestamp"] = "2023-09-16 18:30:55" },
+		"time missing":  func(d map[string]any) { delete(d, "@timestamp") },
+		"vendor's own":  func(d map[string]any) { d["tencent_cloud"].(map[string]any)["cwp"].(map[string]any)["event_id"] = "24" },
+		"empty string":  func(d map[string]any) { d["message"] = "" },
+		"truncated list": func(d map[string]any) {
+			d["tencent_cloud"].(map[string]any)["cwp"].(map[string]any)["truncated"] = []any{"x"}
+		},
 	}
 	for name, damage := range broken {
 		doc := fields(t, encode(t, format.ECS, example(t, "01-detected")))

@@ -53,7 +53,7 @@ func newTables() *tables {
 		}
 		for _, alias := range c.Aliases {
 			if _, taken := t.classifier.words[alias]; !taken {
-				t.classifier.words[alias] = uint8(i) //nolint:gosec // at most 64 rows
+				t.classifier.words[alias] = uint8(i)
 			}
 		}
 	}
@@ -83,7 +83,7 @@ func (t *tables) zone(name string) *time.Location {
 		name = defaultZone
 	}
 	if loc, ok := t.zones.Load(name); ok {
-		return loc.(*time.Location) //nolint:errcheck,forcetypeassert // only this function stores
+		return loc.(*time.Location) // only this function stores
 	}
 	loc, err := time.LoadLocation(name)
 	if err != nil {

@@ -2,6 +2,7 @@ package format
 
 import (
 	"math/bits"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -128,7 +129,7 @@ func (c *classifier) techniques(set uint64) []Technique {
 		case found == nil:
 			found = class.technique
 		default:
-			found = append(found[:len(found):len(found)], class.technique...)
+			found = append(slices.Clip(found), class.technique...)
 		}
 	}
 	return found
@@ -137,14 +138,9 @@ func (c *classifier) techniques(set uint64) []Technique {
 // normalize appends s in lower case, with underscores for spaces and hyphens.
 func normalize(dst []byte, s string) []byte {
 	for _, r := range s {
-		switch {
-		case r == ' ' || r == '-':
+		switch r {
+		case ' ', '-':
 			dst = append(dst, '_')
-		case r < utf8.RuneSelf:
-			if r >= 'A' && r <= 'Z' {
-				r |= 0x20
-			}
-			dst = append(dst, byte(r))
 		default:
 			dst = utf8.AppendRune(dst, unicode.ToLower(r))
 		}
