@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -114,9 +115,7 @@ func (s *Sink) conclude(p *plan, n int) (sinks.Receipt, error) {
 			answer.add(lane.partition, c)
 		}
 		stale = stale || lane.stale
-		for i, err := range lane.failed {
-			failed[i] = err
-		}
+		maps.Copy(failed, lane.failed)
 	}
 	if stale {
 		s.drop()
