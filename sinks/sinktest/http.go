@@ -66,11 +66,31 @@ func (s HTTPSpec) Run(t *testing.T, open func(url string) sinks.Sink) {
 	brokenPeers(t, open)
 }
 
-// serve runs a server until the test ends.
+// serve runs a server until the test ends. By then the sink was closed, and
+// must have left no connection.
 func serve(t *testing.T, handler http.HandlerFunc) string {
 	t.Helper()
-	srv := httptest.NewServer(handler)
-	t.Cleanup(srv.Close)
+	var open atomic.Int64
+	srv := httptest.NewUnstartedServer(handler)
+	srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			open.Add(-1)
+		case http.StateActive, http.StateIdle:
+		}
+	}
+	srv.Start()
+	t.Cleanup(func() {
+		for deadline := time.Now().Add(prompt); open.Load() > 0 && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
+		if n := open.Load(); n > 0 {
+			t.Errorf("%d connections are open after Close", n)
+		}
+		srv.Close()
+	})
 	return srv.URL
 }
 

@@ -1,10 +1,14 @@
 package sinktest
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -119,7 +123,7 @@ func cancelled(t *testing.T, sink sinks.Sink, arrived <-chan struct{}) {
 		err     error
 	}
 	ended := make(chan outcome, 1)
-	batch := Messages(200)
+	batch := large(sink)
 	go func() {
 		receipt, err := sink.Send(ctx, batch)
 		ended <- outcome{receipt, err}
@@ -145,6 +149,27 @@ func cancelled(t *testing.T, sink sinks.Sink, arrived <-chan struct{}) {
 		clear(batch[i].Record.Raw)
 		batch[i] = sinks.Message{}
 	}
+}
+
+// large returns as many messages of less than 4 KiB as do not fit into the
+// buffers of a connection, or as the sink takes in one batch.
+func large(sink sinks.Sink) []sinks.Message {
+	records, size := 2500, 10<<20
+	if l, ok := sink.(sinks.Limiter); ok {
+		limits := l.Limits()
+		records, size = min(records, cmp.Or(limits.Records, records)), min(size, cmp.Or(limits.Bytes, size))
+	}
+	noise := rand.New(rand.NewPCG(1, 2)) // so that compression does not make it small
+	batch := Messages(min(records, max(size/4096, 1)))
+	for i := range batch {
+		var text []byte
+		for len(text) < 3000 {
+			text = strconv.AppendUint(text, noise.Uint64(), 36)
+		}
+		body := batch[i].Body
+		batch[i].Body = fmt.Appendf(body[:len(body)-1], `,"process_arguments":"%s"}`, text)
+	}
+	return batch
 }
 
 // closedAddress returns an address on which nobody listens.
