@@ -19,7 +19,7 @@ func fresh(r *event.Record) *event.Record {
 
 // BenchmarkOf is the reading that all sinks share.
 func BenchmarkOf(b *testing.B) {
-	r := example(b, "01-detected")
+	r := record(b, with(b, nil), ordinary())
 	b.SetBytes(int64(len(r.Raw)))
 	b.ReportAllocs()
 	for b.Loop() {
@@ -31,7 +31,7 @@ func BenchmarkOf(b *testing.B) {
 func BenchmarkEncode(b *testing.B) {
 	for _, name := range format.Names() {
 		b.Run(name, func(b *testing.B) {
-			r := example(b, "01-detected")
+			r := record(b, with(b, nil), ordinary())
 			enc, err := format.New(name, format.Config{})
 			if err != nil {
 				b.Fatal(err)
@@ -50,7 +50,7 @@ func BenchmarkEncode(b *testing.B) {
 
 // BenchmarkHEC is the envelope around an encoded body.
 func BenchmarkHEC(b *testing.B) {
-	r := example(b, "01-detected")
+	r := record(b, with(b, nil), ordinary())
 	body := encode(b, format.Splunk, r)
 	var buf []byte
 	var err error
@@ -66,7 +66,7 @@ func BenchmarkHEC(b *testing.B) {
 // BenchmarkMaps is what the same work costs at the least with encoding/json
 // and maps: reading the event and writing the ECS document, no mapping between.
 func BenchmarkMaps(b *testing.B) {
-	r := example(b, "01-detected")
+	r := record(b, with(b, nil), ordinary())
 	var doc map[string]any
 	if err := json.Unmarshal(encode(b, format.ECS, r), &doc); err != nil {
 		b.Fatal(err)

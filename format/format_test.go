@@ -131,6 +131,10 @@ func TestWrongTypes(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", path, diff)
 		}
 	}
+	r = record(t, with(t, map[string]any{"ProcessId": -1}), ordinary())
+	if got := paths(t, encode(t, format.ECS, r))["process.pid"]; got != nil {
+		t.Errorf("a negative process id: %v", got)
+	}
 	// Integers in quotes are integers.
 	r = record(t, with(t, map[string]any{"ProcessId": "21595"}), ordinary())
 	if got := paths(t, encode(t, format.ECS, r))["process.pid"]; got != json.Number("21595") {

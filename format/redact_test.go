@@ -86,9 +86,11 @@ func TestRedactsListOfArguments(t *testing.T) {
 
 // A secret that lies across the cut is masked, not halved.
 func TestRedactsBeforeItCuts(t *testing.T) {
-	long := strings.Repeat("x", format.MaxCmdLine-20) + " --password='" + strings.Repeat("hunter2", 100) + "' tail"
-	f := format.Of(record(t, with(t, map[string]any{"CmdLine": long}), ordinary()))
-	if strings.Contains(f.CmdLine, "hunter") || !f.Redacted {
-		t.Errorf("the end of the command line is %q", f.CmdLine[len(f.CmdLine)-60:])
+	filler, secret := strings.Repeat("x", format.MaxCmdLine-20), strings.Repeat("hunter2", 100)
+	for _, end := range []string{" --password='" + secret + "' tail", " https://u:" + secret + "@host/"} {
+		f := format.Of(record(t, with(t, map[string]any{"CmdLine": filler + end}), ordinary()))
+		if strings.Contains(f.CmdLine, "hunter") || !f.Redacted {
+			t.Errorf("the end of the command line is %q", f.CmdLine[len(f.CmdLine)-60:])
+		}
 	}
 }

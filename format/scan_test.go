@@ -14,7 +14,7 @@ import (
 // The scanner takes what encoding/json takes, and reads strings as it does.
 func FuzzScannerAgreesWithTheLibrary(f *testing.F) {
 	for _, s := range []string{
-		`{}`, `[]`, `null`, ` {"a" : [1, -0.5e+7, true,false , "x\u00e9\ud83d\udda5\n"] } `, `{"a":{"b":{}}}`, "{\"a\":\"\x1f\"}", `01`, `-`, `1.`,
+		`{}`, `[]`, `null`, ` {"a" : [1, -0.5e+7, true,false , "x\u00e9\ud83d\udda5\n"] } `, `{"a":{"b":{}}}`, "{\"a\":\"\x1f\"}", "\"1234567\x1f1234567890\"", `01`, `-`, `1.`,
 		`1e`, `"\x"`, `"\u12g4"`, `{"a":1,}`, `[1,]`, `{"a"}`, `nul`, `"`, `"\`, `"\u12`, "\"\xff\"", `"\ud800"`, `"\ud800\u0041"`, `""x`, `+1`, ``, ` `,
 		strings.Repeat("[", 10001) + strings.Repeat("]", 10001), strings.Repeat("[", 10000) + strings.Repeat("]", 10000),
 		`"long string with eight bytes and more\n\\\"` + "\x7f\u0080" + `"`,

@@ -229,6 +229,15 @@ func TestECSCheckBites(t *testing.T) {
 	}
 }
 
+// Lists for pivots name each thing once.
+func TestRelated(t *testing.T) {
+	r := record(t, with(t, map[string]any{"HostName": "db", "MachineExtraInfo": map[string]any{"HostName": "db", "PrivateIP": "10.0.12.248"}}), ordinary())
+	doc := paths(t, encode(t, format.ECS, r))
+	if hosts, ips := fmt.Sprint(doc["related.hosts"]), fmt.Sprint(doc["related.ip"]); hosts != "[db]" || ips != "[10.0.12.248 203.0.113.57]" {
+		t.Errorf("hosts %s, addresses %s", hosts, ips)
+	}
+}
+
 // The names of the data stream and its parts agree.
 func TestDataStream(t *testing.T) {
 	doc := paths(t, encodeWith(t, format.ECS, format.Config{Namespace: "soc.eu", CloudProvider: "qcloud"}, example(t, "01-detected")))
