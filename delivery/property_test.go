@@ -156,20 +156,24 @@ func live(t *testing.T, p plan) (problems []string) {
 	w := &world{plan: p, rng: rand.New(rand.NewPCG(p.Seed, 1))}
 	j := newMemory()
 	d := &dest{answer: w.send}
-	have := func(seq uint64) bool { return slices.Contains(d.got(), seq) }
+	have := func(seq uint64) bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return slices.Contains(d.accepted, seq)
+	}
 	j.onSettle = func(s journal.Settlement) {
 		dead := map[uint64]bool{}
 		for _, l := range append(slices.Clone(j.dead["soc"]), s.Dead...) {
 			dead[l.Record.Seq] = true
 		}
 		settled := func(first, last uint64) {
-			for _, r := range j.records {
-				if r.Seq >= first && r.Seq <= last && !have(r.Seq) && !dead[r.Seq] {
-					complain("cursor %+v passes record %d, which is neither accepted nor buried", s.Cursor, r.Seq)
+			for seq := first; seq <= last; seq++ {
+				if !have(seq) && !dead[seq] {
+					complain("cursor %+v passes record %d, which is neither accepted nor buried", s.Cursor, seq)
 				}
 			}
 		}
-		settled(1, s.Cursor.Seq)
+		settled(j.cursors["soc"].Seq+1, s.Cursor.Seq)
 		for _, r := range s.Cursor.Ahead {
 			settled(r.First, r.Last)
 		}

@@ -1,6 +1,7 @@
 package delivery_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -193,13 +194,9 @@ func (m *memory) Status(context.Context) (journal.Status, error) {
 	for _, sink := range []string{"soc", "dead"} {
 		c := m.cursors[sink]
 		s := journal.SinkStatus{Sink: sink, Configured: true, Cursor: c, Dead: len(m.dead[sink])}
-		for _, r := range m.records {
-			if r.Seq > c.Seq {
-				if s.Behind == 0 {
-					s.Oldest = r.ObservedAt
-				}
-				s.Behind++
-			}
+		at, _ := slices.BinarySearchFunc(m.records, c.Seq+1, func(r *event.Record, seq uint64) int { return cmp.Compare(r.Seq, seq) })
+		if s.Behind = len(m.records) - at; s.Behind > 0 {
+			s.Oldest = m.records[at].ObservedAt
 		}
 		st.Sinks = append(st.Sinks, s)
 	}

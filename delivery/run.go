@@ -229,7 +229,8 @@ func (r *run) take(b *batch) error {
 	r.w.metrics.records.WithLabelValues(recordFiltered).Add(float64(b.refused))
 	if len(b.items) > 0 {
 		r.queue = append(r.queue, &job{items: b.items, arena: b.arena})
-	} else if r.lazyAt.IsZero() {
+	}
+	if r.lazyAt.IsZero() && r.ledger.done > r.stored.Seq {
 		r.lazyAt = time.Now().Add(idleSettle)
 	}
 	return nil

@@ -396,14 +396,14 @@ func TestBuriesNothingWhileNothingElsePasses(t *testing.T) {
 					j.add(records(1, uint64(len(bad)))...)
 					d := &dest{answer: simply(answer)}
 					r := start(t, j, d)
-					after(3 * 24 * time.Hour)
+					after(6 * time.Hour)
 					if len(r.dead()) != 0 || r.cursor().Seq != 0 {
 						t.Fatalf("buried %v, cursor %v", r.dead(), r.cursor())
 					}
 					if s := r.w.Status(); s.State != delivery.Retrying || s.Suspects != len(bad) {
 						t.Errorf("status is %+v", s)
 					}
-					if n := len(d.seen()); n < 3*24*40 {
+					if n := len(d.seen()); n < 6*40 {
 						t.Errorf("only %d attempts: suspects are not tried again", n)
 					}
 					// The next one that passes is the proof.
@@ -725,6 +725,82 @@ func TestStuckRecordIsBuriedInAStream(t *testing.T) {
 		}
 		if n := r.logs.FilterLevelExact(zap.WarnLevel).Len(); n > 3 {
 			t.Errorf("%d warnings", n)
+		}
+		r.close()
+	})
+}
+
+func TestDestinationThatSaysWhenToComeBackIsNotStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 30)...)
+		d := &dest{answer: simply(func(n int, _ []uint64) error {
+			if n < 300 {
+				return sinks.After(sinks.Answered(errors.New("429 Too Many Requests")), time.Minute)
+			}
+			return nil
+		})}
+		r := start(t, j, d)
+		after(4 * time.Hour)
+		if s := r.w.Status(); s.State != delivery.Retrying || s.Suspects != 0 {
+			t.Errorf("status is %+v", s)
+		}
+		after(48 * time.Hour)
+		if diff := cmp.Diff(span(1, 30), d.got()); diff != "" {
+			t.Errorf("accepted (-want +got):\n%s", diff)
+		}
+		r.close()
+	})
+}
+
+func TestProgressIsNotStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 20)...)
+		d := &dest{answer: simply(func(_ int, seqs []uint64) error {
+			failed := map[int]error{} // one at a time
+			for i := 1; i < len(seqs); i++ {
+				failed[i] = sinks.Answered(errors.New("rejected execution"))
+			}
+			return &sinks.PartialError{Failed: failed}
+		})}
+		r := start(t, j, d, func(o *delivery.Options) { o.Config.BatchRecords = 20 })
+		after(time.Hour)
+		for i, c := range d.seen() {
+			if len(c.seqs) != 20-i {
+				t.Fatalf("attempt %d has %d records, want %d", i, len(c.seqs), 20-i)
+			}
+		}
+		if diff := cmp.Diff(span(1, 20), d.got()); diff != "" {
+			t.Errorf("accepted (-want +got):\n%s", diff)
+		}
+		r.close()
+	})
+}
+
+func TestNeighboursOfRefusedRecordsDoNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 30)...)
+		d := &dest{answer: simply(refuses(5)["all because of the first"])}
+		r := start(t, j, d)
+		synctest.Wait() // no time passes
+		if c := r.cursor(); c.Seq != 30 || len(r.dead()) != 1 {
+			t.Errorf("cursor is %+v, buried %v", c, r.dead())
+		}
+		r.close()
+	})
+}
+
+func TestSuspectHoldsTheCursorOnlyBeforeItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 25)...)
+		d := &dest{answer: simply(refuses(20)["without a name"])}
+		r := start(t, j, d, func(o *delivery.Options) { o.Config.When = `event_id == "e20"` })
+		after(time.Hour)
+		if diff := cmp.Diff(journal.Cursor{Seq: 19}, r.cursor()); diff != "" {
+			t.Errorf("cursor (-want +got):\n%s", diff)
 		}
 		r.close()
 	})
