@@ -2,11 +2,11 @@
 // each sink reads in order, filters, batches, encodes, sends, and decides what
 // follows an attempt. It alone retries, halts and buries.
 //
-// It promises that every record behind the stored cursor's start is accepted
-// by the sink at least once, is refused by the sink's own condition, or lies
-// in the sink's dead letters; that the cursor never passes a record of which
-// none of these is true; and that no sink waits for another. It never gives
-// up. What was in flight when the process ended is sent again.
+// It promises that the stored cursor passes a record only when the sink has
+// accepted it, when the sink's own condition (or start_from: now) refused it,
+// when it lies in the sink's dead letters, or when the journal no longer has
+// it, which is counted; and that no sink waits for another. It never gives up.
+// What was in flight when the process ended is sent again.
 //
 // # Order
 //
