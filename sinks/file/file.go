@@ -27,6 +27,9 @@ type Sink struct {
 	cfg  Config
 	mode fs.FileMode
 
+	write func(*os.File, []byte) (int, error) // (*os.File).Write outside tests
+	sync  func(*os.File) error                // (*os.File).Sync outside tests
+
 	mu   sync.Mutex // guards the fields below: Reopen may be called beside Send
 	file *os.File   // nil: not open
 	buf  []byte
@@ -41,7 +44,7 @@ var (
 func New(cfg Config) *Sink {
 	cfg = cfg.WithDefaults()
 	mode, _ := cfg.mode() // the configuration is valid
-	return &Sink{cfg: cfg, mode: mode}
+	return &Sink{cfg: cfg, mode: mode, write: (*os.File).Write, sync: (*os.File).Sync}
 }
 
 // Send appends the batch by one write. It cannot be interrupted while the
@@ -193,11 +196,11 @@ func (s *Sink) openNew(create bool) (size int64, err error) {
 
 // append writes text at the end of the file, which is at start, or nothing.
 func (s *Sink) append(text []byte, start int64) error {
-	n, err := s.file.Write(text)
+	n, err := s.write(s.file, text)
 	if err == nil && s.cfg.Fsync == FsyncBatch {
 		// After a failure the system may have dropped what it could not write
 		// and report success next time: it is taken back and written again.
-		err = s.file.Sync()
+		err = s.sync(s.file)
 	}
 	if err == nil {
 		return nil
