@@ -212,6 +212,11 @@ func TestRotation(t *testing.T) {
 	accepted(t, s, text(huge, "z"))
 	wantContent(t, path, huge+"\nz\n")
 	wantContent(t, path+".1", "5"+long+"\n")
+	fresh := filepath.Join(t.TempDir(), "out")
+	accepted(t, open(t, file.Config{Path: fresh, Rotate: cfg.Rotate}), text(huge))
+	if _, err := os.Stat(fresh + ".1"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an empty file was rotated: %v", err)
+	}
 }
 
 // A rotation that a crash ended in the middle costs no former file.

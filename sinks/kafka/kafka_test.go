@@ -219,6 +219,22 @@ func TestNamedRecords(t *testing.T) {
 	}
 }
 
+// Names of records that were not sent name none.
+func TestNamedRecordsOfNoBatch(t *testing.T) {
+	c := start(t, 1)
+	var code atomic.Int32
+	code.Store(87)
+	answer(c, &code, func(p *kmsg.ProduceResponseTopicPartition) {
+		e := kmsg.NewProduceResponseTopicPartitionErrorRecord()
+		e.RelativeOffset = 5
+		p.ErrorRecords = append(p.ErrorRecords, e)
+	})
+	_, err := send(t, open(t, c, kafka.Config{}), sinktest.Messages(5))
+	if got := sinks.ClassOf(err); got != sinks.ClassTooLarge {
+		t.Errorf("class %v of %v, want too_large, which halves", got, err)
+	}
+}
+
 func classes(err error) map[int]sinks.Class {
 	all := map[int]sinks.Class{}
 	for i, e := range failures(err) {
