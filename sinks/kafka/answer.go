@@ -97,7 +97,7 @@ func (l *lane) name(from, n int, err error, named map[int]error) {
 // for an hour.
 func (s *Sink) class(ctx context.Context, l *link, what string, err error) error {
 	wrapped := s.wrap(ctx, what, err)
-	if ctx.Err() != nil {
+	if ended(ctx) != nil {
 		return wrapped
 	}
 	if code, ok := errors.AsType[kafka.Error](err); ok {
@@ -192,10 +192,22 @@ func (s *Sink) wrap(ctx context.Context, what string, err error) error {
 	} else if text != err.Error() {
 		err = errors.New(text)
 	}
-	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
+	if cause := ended(ctx); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w (%w)", cause, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// ended is ctx.Err, also in the moment in which the deadline has passed and the
+// context does not know it: the client sets it on the connection, too.
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if at, ok := ctx.Deadline(); ok && !time.Now().Before(at) {
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 // oneLine makes text fit to be shown.
