@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 	"unicode"
@@ -111,6 +112,8 @@ func (s *Sink) class(ctx context.Context, l *link, what string, err error) error
 		return sinks.Halt(wrapped)
 	case l.hungUp(err):
 		return s.hungUp(wrapped)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%w; the broker closed the connection: if it always does, see whether it expects TLS (tls://) and a login (sasl)", wrapped)
 	default:
 		return wrapped // network, timeout, "no leader": it may have been applied
 	}

@@ -656,6 +656,16 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// A broker that closes the connection at once does not say why; the error says
+// what is mostly the reason.
+func TestHintsAtLogin(t *testing.T) {
+	c := start(t, 1, kfake.EnableSASL(), kfake.Superuser("PLAIN", "relay", "right"))
+	_, err := send(t, open(t, c, kafka.Config{}), sinktest.Messages(1))
+	if err == nil || sinks.ClassOf(err) != sinks.ClassRetry || !strings.Contains(err.Error(), "sasl") {
+		t.Errorf("class %v of %v, want retry and a hint", sinks.ClassOf(err), err)
+	}
+}
+
 // Probe says when records of some partitions would not be taken.
 func TestProbeSeesMissingLeader(t *testing.T) {
 	c := start(t, 1)
