@@ -76,7 +76,8 @@ type State struct {
 	FirstDetect string    // the first detection time, as the API's own text
 	Tracked     []string  // last value of each field of the source's changed_on after the status, in its order
 	LastRecord  uint64    // log sequence of the last record; 0 when none was written (backfill: silent)
-	AbsentSince time.Time // end of the first certified sweep that did not show the key; zero while it is shown
+	AbsentSince time.Time // end of the first certified sweep that did not show the key, moved on by the time that nobody looked; zero while it is shown
+	Unwatched   bool      // the key was last shown under other filters of the source: its absence means nothing
 }
 
 // A Record is one change of one event, as the journal keeps it and every sink

@@ -23,7 +23,7 @@ func ParseTime(text string, loc *time.Location) (time.Time, bool) {
 	switch {
 	case len(text) == len(WallLayout):
 		t, err = time.ParseInLocation(WallLayout, text, loc)
-	case strings.Contains(text, "T"):
+	case len(text) > 10 && text[10] == 'T':
 		t, err = time.Parse(time.RFC3339, text)
 	default:
 		t, err = time.Parse("2006-01-02 15:04:05 -0700 MST", text)

@@ -28,6 +28,9 @@ var (
 	ErrLeaseLost = errors.New("lease lost")
 	// ErrLocked means that another process has the journal open.
 	ErrLocked = errors.New("state directory is in use by another process")
+	// ErrDead means that the file could not be saved after an error of the disk;
+	// nothing can be stored any more. The program must end and be looked after.
+	ErrDead = errors.New("journal cannot be used any more")
 	// ErrClosed means that the journal was closed.
 	ErrClosed = errors.New("journal is closed")
 )
@@ -227,7 +230,8 @@ type Status struct {
 	First, Last uint64 // oldest and newest sequence kept; 0 when the log is empty
 	Records     int    // records in the log
 	Keys        int    // known keys
-	Bytes       int64  // size of the file
+	Bytes       int64  // of all rows of log, states and dead letters
+	FileBytes   int64  // size of the file
 	FreeBytes   int64  // of it unused
 	MaxBytes    int64
 	Full        *FullError // why appends are refused now; nil when they are not

@@ -1,0 +1,456 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// The names in the state directory.
+const (
+	fileName    = "journal.db"
+	reserveName = "journal.reserve" // given up when a settlement finds the disk full
+)
+
+const reserveBytes = 4 << 20
+
+// buckets are all there are; cursors, dead letters, receipts and memos begin
+// their keys with the sink's name.
+func buckets() []string {
+	return []string{"meta", "state", "log", "cursor", "dead", "receipt", "memo", "source", "sweep", "gap"}
+}
+
+// Options are what Open needs beside the configuration.
+type Options struct {
+	Sinks      []SinkRule
+	Registerer prometheus.Registerer // nil: no metrics
+	// Report tells a person what they must know: damage, space, cursors
+	// nobody uses. It is called by the goroutine that found it. Nil: nobody.
+	Report func(message string)
+	// OpenFile opens the database file, for tests that make the disk fail.
+	OpenFile func(name string, flag int, perm fs.FileMode) (*os.File, error)
+}
+
+// A File is a Journal in one bbolt file of a directory that one process uses.
+type File struct {
+	cfg    Config
+	opt    Options
+	path   string
+	ops    chan *op
+	closed chan struct{} // closed by Close: nothing new is taken
+	gone   chan struct{} // closed when the writer has ended
+	once   sync.Once
+	dead   chan struct{} // closed when the journal is dead
+	fsyncs prometheus.Histogram
+
+	dbMu sync.RWMutex // guards db, which a rescue replaces
+	db   *bolt.DB
+
+	mu      sync.Mutex // guards the rest
+	last    uint64     // sequence of the newest record
+	changed chan struct{}
+	full    *FullError
+	deadErr error
+	aside   []string
+
+	// Of the writer alone.
+	meta     meta
+	diskAt   time.Time
+	diskFree int64
+}
+
+// meta is the row of figures that are kept beside the data.
+type meta struct {
+	Bytes   int64 `json:"bytes"` // of all rows of log, state and dead, keys included
+	Keys    int   `json:"keys"`
+	Damaged int   `json:"damaged"`
+}
+
+// Open opens the journal of a directory, or makes one. A damaged file is set
+// aside, what can be read of it is carried over, and the rest is reported. It
+// returns an ErrLocked when another process uses the directory.
+func Open(cfg Config, opt Options) (*File, error) {
+	f := &File{
+		cfg: cfg, opt: opt, path: filepath.Join(cfg.Dir, fileName),
+		ops: make(chan *op), closed: make(chan struct{}), gone: make(chan struct{}), dead: make(chan struct{}),
+		changed: make(chan struct{}),
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w", err)
+	}
+	if _, err := os.Stat(f.path); errors.Is(err, fs.ErrNotExist) {
+		if err := f.create(); err != nil {
+			return nil, fmt.Errorf("create the journal in %s: %w", cfg.Dir, err)
+		}
+	}
+	lost, err := f.openSound()
+	if err != nil {
+		return nil, err
+	}
+	if err := f.begin(lost); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the journal in %s: %w", cfg.Dir, err), f.db.Close())
+	}
+	f.register()
+	go f.write()
+	return f, nil
+}
+
+func (f *File) report(format string, args ...any) {
+	if f.opt.Report != nil {
+		f.opt.Report(fmt.Sprintf(format, args...))
+	}
+}
+
+func (f *File) boltOptions() *bolt.Options {
+	o := *bolt.DefaultOptions
+	o.Timeout = time.Second
+	o.NoFreelistSync = true // synced, draining a backlog writes 28 times as much
+	o.FreelistType = bolt.FreelistMapType
+	o.OpenFile = f.opt.OpenFile
+	return &o
+}
+
+// create makes an empty journal under another name first: a torn first write
+// is the one state that the engine does not recover from.
+func (f *File) create() error {
+	tmp := f.path + ".tmp"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	db, err := bolt.Open(tmp, 0o600, f.boltOptions())
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, name := range buckets() {
+			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(err, db.Sync(), db.Close()); err != nil {
+		return err
+	}
+	return f.moveInto(tmp)
+}
+
+func (f *File) moveInto(tmp string) error {
+	if err := os.Rename(tmp, f.path); err != nil {
+		return err
+	}
+	return syncDir(f.cfg.Dir)
+}
+
+// openSound opens the file if its structure is sound, else what could be
+// salvaged of it. lost says that states were lost.
+func (f *File) openSound() (lost bool, err error) {
+	db, damage := f.openChecked()
+	switch {
+	case damage == nil:
+		f.db = db
+		return false, nil
+	case errors.Is(damage, ErrLocked), errors.Is(damage, fs.ErrPermission):
+		return false, damage
+	}
+	aside := fmt.Sprintf("%s.damaged-%s", f.path, time.Now().UTC().Format("20060102T150405.000"))
+	if err := f.salvage(aside, damage); err != nil {
+		return false, fmt.Errorf("the journal is damaged (%w) and could not be carried over to a new file: %w", damage, err)
+	}
+	db, err = f.openChecked()
+	if err != nil {
+		return false, fmt.Errorf("open the salvaged journal: %w", err)
+	}
+	f.db, f.aside = db, []string{aside}
+	return true, nil
+}
+
+// openChecked locks the file, looks at its structure, and only then lets the
+// engine read it: on a damaged tree it panics in a goroutine of its own.
+func (f *File) openChecked() (*bolt.DB, error) {
+	info, err := os.Stat(f.path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > 0 {
+		unlock, err := lockFile(f.path)
+		if err != nil {
+			return nil, err
+		}
+		err = inspect(f.path)
+		unlock()
+		if err != nil {
+			return nil, err
+		}
+	}
+	db, err := bolt.Open(f.path, 0o600, f.boltOptions())
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return nil, lockedError(f.cfg.Dir)
+	case err != nil:
+		return nil, err
+	}
+	return db, nil
+}
+
+func lockedError(dir string) error {
+	return fmt.Errorf("%w: %s; stop the other cwprelay, or give this one a state.dir of its own", ErrLocked, dir)
+}
+
+// begin reads what the writer needs, and makes the cursors of new sinks.
+func (f *File) begin(lost bool) error {
+	err := f.db.Update(func(tx *bolt.Tx) error {
+		for _, name := range buckets() {
+			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+				return err
+			}
+		}
+		if row := tx.Bucket([]byte("meta")).Get([]byte("figures")); row != nil {
+			if err := decodeJSON(rowMeta, []byte("figures"), row, &f.meta); err != nil {
+				f.report("the journal's figures are damaged and are counted anew")
+				f.recount(tx)
+			}
+		}
+		if lost {
+			f.recount(tx)
+		}
+		f.last = tx.Bucket([]byte("log")).Sequence()
+		return f.beginSinks(tx)
+	})
+	if err != nil {
+		return err
+	}
+	if err := f.compactAtStart(); err != nil {
+		f.report("the journal could not be compacted: %v", err)
+	}
+	f.reserve()
+	return nil
+}
+
+func (f *File) recount(tx *bolt.Tx) {
+	f.meta.Bytes, f.meta.Keys = 0, 0
+	for _, name := range []string{"log", "state", "dead"} {
+		c := tx.Bucket([]byte(name)).Cursor()
+		for k, v := c.First(); k != nil; k, v = c.Next() {
+			f.meta.Bytes += int64(len(k) + len(v))
+			if name == "state" {
+				f.meta.Keys++
+			}
+		}
+	}
+}
+
+func (f *File) beginSinks(tx *bolt.Tx) error {
+	b := tx.Bucket([]byte("cursor"))
+	configured := map[string]bool{}
+	for _, rule := range f.opt.Sinks {
+		configured[rule.Name] = true
+		if b.Get([]byte(rule.Name)) != nil {
+			continue
+		}
+		var c Cursor
+		if rule.StartFrom == StartNow {
+			c.Seq = f.last
+		}
+		if err := putJSON(b, rowCursor, []byte(rule.Name), c); err != nil {
+			return err
+		}
+	}
+	return b.ForEach(func(k, _ []byte) error {
+		if !configured[string(k)] {
+			f.report("sink %s is no longer configured; its records are kept for state.retention only", k)
+		}
+		return nil
+	})
+}
+
+// compactAtStart gives space back to the disk when more than half of a large
+// file is unused.
+func (f *File) compactAtStart() error {
+	stats := f.db.Stats()
+	free := int64(stats.FreePageN) * int64(f.db.Info().PageSize)
+	info, err := os.Stat(f.path)
+	if err != nil || free < 256<<20 || free < info.Size()/2 {
+		return err
+	}
+	if err := f.copyAnew(); err != nil {
+		return err
+	}
+	f.report("the journal was compacted: %d MiB were unused", free>>20)
+	return nil
+}
+
+// copyAnew copies all rows to a new file and goes on with that.
+func (f *File) copyAnew() error {
+	tmp := f.path + ".tmp"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	dst, err := bolt.Open(tmp, 0o600, f.boltOptions())
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(bolt.Compact(dst, f.db, 16<<20), dst.Sync(), dst.Close()); err != nil {
+		return err
+	}
+	f.dbMu.Lock()
+	defer f.dbMu.Unlock()
+	if err := f.db.Close(); err != nil {
+		return err
+	}
+	if err := f.moveInto(tmp); err != nil {
+		return err
+	}
+	f.db, err = bolt.Open(f.path, 0o600, f.boltOptions())
+	return err
+}
+
+// reserve keeps some space of the disk for settlements. That it cannot is no
+// failure: then there is none to give up.
+func (f *File) reserve() {
+	name := filepath.Join(f.cfg.Dir, reserveName)
+	if info, err := os.Stat(name); err == nil && info.Size() == reserveBytes {
+		return
+	}
+	if free, err := freeDisk(f.cfg.Dir); err != nil || free < 4*reserveBytes {
+		return
+	}
+	_ = os.WriteFile(name, bytes.Repeat([]byte{0xA5}, reserveBytes), 0o600)
+}
+
+func (f *File) giveUpReserve() bool {
+	return os.Remove(filepath.Join(f.cfg.Dir, reserveName)) == nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Close waits for commits under way and closes the file.
+func (f *File) Close() error {
+	var err error
+	f.once.Do(func() {
+		close(f.closed)
+		<-f.gone
+		f.dbMu.Lock()
+		defer f.dbMu.Unlock()
+		err = f.db.Close()
+	})
+	return err
+}
+
+// Dead is closed when the journal cannot be used any more; Err says why.
+func (f *File) Dead() <-chan struct{} { return f.dead }
+
+// Err is why the journal is dead, nil while it is not.
+func (f *File) Err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.deadErr
+}
+
+type fileLease string
+
+func (l fileLease) Owner() string { return string(l) }
+func (fileLease) Release() error  { return nil }
+
+// Lease returns a lease that always holds: the lock on the file is the lease.
+func (f *File) Lease(_ context.Context, owner string) (Lease, error) {
+	select {
+	case <-f.closed:
+		return nil, ErrClosed
+	default:
+		return fileLease(owner), nil
+	}
+}
+
+func owns(l Lease, kind string) error {
+	if l == nil || !strings.HasPrefix(l.Owner(), kind+"/") {
+		return fmt.Errorf("%w: a %s lease is needed", ErrLeaseLost, kind)
+	}
+	return nil
+}
+
+// view reads a consistent state. What panics on a damaged page is an error.
+func (f *File) view(read func(tx *bolt.Tx) error) (err error) {
+	select {
+	case <-f.closed:
+		return ErrClosed
+	default:
+	}
+	f.dbMu.RLock()
+	defer f.dbMu.RUnlock()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("read the journal: %w: %v", errDamaged, p)
+		}
+	}()
+	return f.db.View(read)
+}
+
+func putJSON(b *bolt.Bucket, kind byte, key []byte, v any) error {
+	payload, err := encodeJSON(v)
+	if err != nil {
+		return err
+	}
+	return b.Put(key, seal(kind, key, payload))
+}
+
+// Changed returns a channel that is closed once there is a record behind after.
+func (f *File) Changed(after uint64) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.last > after {
+		ready := make(chan struct{})
+		close(ready)
+		return ready
+	}
+	return f.changed
+}
+
+func (f *File) advance(last uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if last > f.last {
+		f.last = last
+		close(f.changed)
+		f.changed = make(chan struct{})
+	}
+}
+
+// sinkNames are the configured sinks in order of their names.
+func (f *File) sinkNames() []string {
+	var names []string
+	for _, r := range f.opt.Sinks {
+		names = append(names, r.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (f *File) onFull(sink string) string {
+	for _, r := range f.opt.Sinks {
+		if r.Name == sink {
+			return r.OnFull
+		}
+	}
+	return OnFullPause
+}
+
+var _ Journal = (*File)(nil)

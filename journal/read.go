@@ -1,0 +1,302 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/cwprelay/cwprelay/event"
+)
+
+func hasPrefix(k, prefix []byte) bool { return k != nil && bytes.HasPrefix(k, prefix) }
+
+// seekLast goes to the last key with a prefix, or before it.
+func seekLast(c *bolt.Cursor, prefix []byte) []byte {
+	k, _ := c.Seek(append(bytes.Clone(prefix), bytes.Repeat([]byte{0xff}, 9)...))
+	if k == nil {
+		k, _ = c.Last()
+		return k
+	}
+	k, _ = c.Prev()
+	return k
+}
+
+// Read returns records in order.
+func (f *File) Read(ctx context.Context, after uint64, limit, maxBytes int) ([]*event.Record, error) {
+	var out []*event.Record
+	var damaged []uint64
+	err := f.view(func(tx *bolt.Tx) error {
+		size := 0
+		c := tx.Bucket([]byte("log")).Cursor()
+		for k, row := c.Seek(seqKey(after + 1)); k != nil && len(out) < limit; k, row = c.Next() {
+			rec, err := openRecord(k, row)
+			if err != nil {
+				damaged = append(damaged, lastSeq(k))
+				continue
+			}
+			if size += len(rec.Raw); maxBytes > 0 && size > maxBytes && len(out) > 0 {
+				break
+			}
+			out = append(out, rec)
+		}
+		return ctx.Err()
+	})
+	if err == nil && len(damaged) > 0 {
+		err = f.loseRecords(ctx, damaged)
+	}
+	return out, err
+}
+
+func openRecord(key, row []byte) (*event.Record, error) {
+	payload, err := unseal(rowRecord, key, row)
+	if err != nil {
+		return nil, err
+	}
+	return decodeRecord(lastSeq(key), payload)
+}
+
+// loseRecords removes records that cannot be read, and notes for each sink
+// that did not have them what it will not get.
+func (f *File) loseRecords(ctx context.Context, seqs []uint64) error {
+	f.report("%d records of the journal are damaged and cannot be delivered, the first is number %d", len(seqs), seqs[0])
+	return f.commit(ctx, &op{urgent: true, apply: func(tx *bolt.Tx) error {
+		cursors, err := f.cursors(tx)
+		if err != nil {
+			return err
+		}
+		log := tx.Bucket([]byte("log"))
+		for _, seq := range seqs {
+			if log.Get(seqKey(seq)) == nil {
+				continue // another reader was first
+			}
+			if err := f.remove(log, seqKey(seq)); err != nil {
+				return engine(err)
+			}
+			f.meta.Damaged++
+			for sink, c := range cursors {
+				if c.Seq >= seq {
+					continue
+				}
+				g := Gap{Sink: sink, Range: Range{First: seq, Last: seq}, Records: 1, Reason: "damage", At: time.Now().UTC()}
+				if err := f.addGap(tx, g); err != nil {
+					return engine(err)
+				}
+			}
+		}
+		return nil
+	}})
+}
+
+// Get returns one record.
+func (f *File) Get(ctx context.Context, seq uint64) (rec *event.Record, err error) {
+	err = f.view(func(tx *bolt.Tx) error {
+		row := tx.Bucket([]byte("log")).Get(seqKey(seq))
+		if row == nil {
+			return nil
+		}
+		rec, err = openRecord(seqKey(seq), row)
+		return err
+	})
+	if errors.Is(err, errDamaged) {
+		return nil, f.loseRecords(ctx, []uint64{seq})
+	}
+	return rec, err
+}
+
+// States returns keys of one account and kind in order.
+func (f *File) States(ctx context.Context, account, kind, afterID string, limit int) ([]KeyState, error) {
+	var out []KeyState
+	damaged := 0
+	err := f.view(func(tx *bolt.Tx) error {
+		prefix := joinKey(account, kind, "")
+		c := tx.Bucket([]byte("state")).Cursor()
+		from := append(bytes.Clone(prefix), afterID...)
+		k, row := c.Seek(from)
+		if afterID != "" && bytes.Equal(k, from) {
+			k, row = c.Next()
+		}
+		for ; hasPrefix(k, prefix) && len(out) < limit; k, row = c.Next() {
+			payload, err := unseal(rowState, k, row)
+			var st event.State
+			if err == nil {
+				st, err = decodeState(payload)
+			}
+			if err != nil {
+				damaged++
+				continue
+			}
+			out = append(out, KeyState{Key: event.Key{Account: account, Kind: kind, ID: string(k[len(prefix):])}, State: st})
+		}
+		return ctx.Err()
+	})
+	if damaged > 0 {
+		f.report("the states of %d events are damaged: they will be taken in as new", damaged)
+	}
+	return out, err
+}
+
+// Source returns what is kept of a source.
+func (f *File) Source(_ context.Context, source, kind string) (Source, error) {
+	s := Source{Source: source, Kind: kind}
+	err := f.view(func(tx *bolt.Tx) error {
+		key := joinKey(source, kind)
+		row := tx.Bucket([]byte("source")).Get(key)
+		if row == nil {
+			return nil
+		}
+		return decodeJSON(rowSource, key, row, &s)
+	})
+	if errors.Is(err, errDamaged) {
+		f.report("what was kept of source %s is damaged: it begins anew", source)
+		return Source{Source: source, Kind: kind}, nil
+	}
+	return s, err
+}
+
+// Certificates returns the newest certificates.
+func (f *File) Certificates(_ context.Context, source, kind string, limit int) ([]Certificate, error) {
+	var out []Certificate
+	err := f.view(func(tx *bolt.Tx) error {
+		prefix := joinKey(source, kind, "")
+		c := tx.Bucket([]byte("sweep")).Cursor()
+		for k := seekLast(c, prefix); hasPrefix(k, prefix) && len(out) < limit; k, _ = c.Prev() {
+			var cert Certificate
+			if decodeJSON(rowSweep, k, tx.Bucket([]byte("sweep")).Get(k), &cert) == nil {
+				out = append(out, cert)
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Cursor returns how far a sink has come.
+func (f *File) Cursor(_ context.Context, sink string) (c Cursor, err error) {
+	err = f.view(func(tx *bolt.Tx) error {
+		row := tx.Bucket([]byte("cursor")).Get([]byte(sink))
+		if row == nil {
+			return nil
+		}
+		return decodeJSON(rowCursor, []byte(sink), row, &c)
+	})
+	if err != nil {
+		err = fmt.Errorf("cursor of sink %s: %w", sink, err)
+	}
+	return c, err
+}
+
+// Memos returns what a sink remembered.
+func (f *File) Memos(_ context.Context, sink string, keys []event.Key) (map[event.Key]string, error) {
+	out := map[event.Key]string{}
+	err := f.view(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte("memo"))
+		for _, k := range keys {
+			key := joinKey(sink, string(stateKey(k)))
+			if payload, err := unseal(rowMemo, key, b.Get(key)); err == nil {
+				out[k] = string(payload)
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// DeadLetters returns dead letters in order.
+func (f *File) DeadLetters(_ context.Context, sink string, after uint64, limit int) ([]DeadLetter, error) {
+	var out []DeadLetter
+	err := f.view(func(tx *bolt.Tx) error {
+		prefix := joinKey(sink, "")
+		c := tx.Bucket([]byte("dead")).Cursor()
+		for k, row := c.Seek(sinkSeqKey(sink, after+1)); hasPrefix(k, prefix) && len(out) < limit; k, row = c.Next() {
+			payload, err := unseal(rowDead, k, row)
+			if err != nil {
+				continue
+			}
+			dl, err := decodeDead(lastSeq(k), payload)
+			if err == nil {
+				out = append(out, dl)
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Status returns figures for people.
+func (f *File) Status(_ context.Context) (Status, error) {
+	f.mu.Lock()
+	s := Status{MaxBytes: f.cfg.MaxBytes, Full: f.full, SetAside: f.aside}
+	f.mu.Unlock()
+	err := f.view(func(tx *bolt.Tx) error {
+		var m meta
+		if row := tx.Bucket([]byte("meta")).Get([]byte("figures")); row != nil {
+			if err := decodeJSON(rowMeta, []byte("figures"), row, &m); err != nil {
+				return err
+			}
+		}
+		s.Keys, s.Damaged, s.Bytes = m.Keys, m.Damaged, m.Bytes
+		s.FreeBytes = int64(f.db.Stats().FreePageN) * int64(f.db.Info().PageSize)
+		log := tx.Bucket([]byte("log"))
+		if k, _ := log.Cursor().First(); k != nil {
+			last, _ := log.Cursor().Last()
+			s.First, s.Last = lastSeq(k), lastSeq(last)
+			s.Records = int(s.Last - s.First + 1)
+		}
+		if err := f.sinkStatuses(tx, &s); err != nil {
+			return err
+		}
+		return tx.Bucket([]byte("gap")).ForEach(func(k, row []byte) error {
+			var g Gap
+			if decodeJSON(rowGap, k, row, &g) == nil {
+				s.Gaps = append(s.Gaps, g)
+			}
+			return nil
+		})
+	})
+	if info, statErr := os.Stat(f.path); statErr == nil {
+		s.FileBytes = info.Size()
+	}
+	return s, err
+}
+
+func (f *File) sinkStatuses(tx *bolt.Tx, s *Status) error {
+	configured := map[string]bool{}
+	for _, sink := range f.sinkNames() {
+		configured[sink] = true
+	}
+	dead := map[string]int{}
+	c := tx.Bucket([]byte("dead")).Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		dead[string(k[:bytes.IndexByte(k, 0)])]++
+	}
+	log := tx.Bucket([]byte("log"))
+	return tx.Bucket([]byte("cursor")).ForEach(func(k, row []byte) error {
+		st := SinkStatus{Sink: string(k), Configured: configured[string(k)], Dead: dead[string(k)]}
+		if decodeJSON(rowCursor, k, row, &st.Cursor) != nil {
+			return nil
+		}
+		from := max(st.Cursor.Seq, max(s.First, 1)-1)
+		if s.Last > from {
+			st.Behind = int(s.Last - from)
+			for _, r := range st.Cursor.Ahead {
+				st.Behind -= int(r.Last - r.First + 1)
+			}
+		}
+		if key, row := log.Cursor().Seek(seqKey(from + 1)); key != nil && st.Behind > 0 {
+			if rec, err := openRecord(key, row); err == nil {
+				st.Oldest = rec.ObservedAt
+			}
+		}
+		prefix := joinKey(st.Sink, "")
+		if key := seekLast(tx.Bucket([]byte("receipt")).Cursor(), prefix); hasPrefix(key, prefix) {
+			_ = decodeJSON(rowReceipt, key, tx.Bucket([]byte("receipt")).Get(key), &st.Last)
+		}
+		s.Sinks = append(s.Sinks, st)
+		return nil
+	})
+}

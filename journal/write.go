@@ -1,0 +1,677 @@
+package journal
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/cwprelay/cwprelay/event"
+)
+
+// Grouping of commits: settlements wait a moment for others, appends do not.
+const (
+	settleWindow = 5 * time.Millisecond
+	maxOps       = 64
+	trimEvery    = time.Minute
+	trimBatch    = 5000
+)
+
+// An op is one caller's part of a commit.
+type op struct {
+	// apply writes. It checks before it writes, so that an error of its own
+	// leaves nothing behind and concerns no other op; what the engine says is
+	// returned as engineError and fails the whole commit.
+	apply  func(tx *bolt.Tx) error
+	after  func() // runs once committed
+	urgent bool
+	done   chan error // buffered
+	err    error
+}
+
+type engineError struct{ err error }
+
+func (e *engineError) Error() string { return e.err.Error() }
+func (e *engineError) Unwrap() error { return e.err }
+
+func engine(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &engineError{err}
+}
+
+// commit hands an op to the writer and waits for its commit. Once the writer
+// has it, ctx no longer matters: the outcome must be known.
+func (f *File) commit(ctx context.Context, o *op) error {
+	o.done = make(chan error, 1)
+	select {
+	case <-f.closed:
+		return ErrClosed
+	default:
+	}
+	select {
+	case f.ops <- o:
+	case <-f.closed:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return <-o.done
+}
+
+// write is the one goroutine that writes. It lives from Open to Close and so
+// outlives every worker.
+func (f *File) write() {
+	defer close(f.gone)
+	trim := time.NewTicker(trimEvery)
+	defer trim.Stop()
+	for {
+		select {
+		case o := <-f.ops:
+			f.run(f.gather(o))
+		case now := <-trim.C:
+			f.trimOld(now)
+		case <-f.closed:
+			return
+		}
+	}
+}
+
+// gather collects what one commit can serve.
+func (f *File) gather(first *op) []*op {
+	group := []*op{first}
+	urgent := first.urgent
+	timer := time.NewTimer(settleWindow)
+	defer timer.Stop()
+	for len(group) < maxOps {
+		if urgent {
+			select {
+			case o := <-f.ops:
+				group = append(group, o)
+				continue
+			default:
+				return group
+			}
+		}
+		select {
+		case o := <-f.ops:
+			group = append(group, o)
+			urgent = o.urgent
+		case <-timer.C:
+			return group
+		case <-f.closed:
+			return group
+		}
+	}
+	return group
+}
+
+// run commits a group and answers each op.
+func (f *File) run(group []*op) {
+	err := f.try(group)
+	if isDiskFull(err) && f.giveUpReserve() {
+		err = f.try(group) // a settlement makes room, and must not need any
+	}
+	for _, o := range group {
+		switch {
+		case o.err != nil:
+		case err == nil:
+			if o.after != nil {
+				o.after()
+			}
+		case isDiskFull(err):
+			o.err = f.filled(&FullError{Limit: "disk"})
+		default:
+			o.err = err
+		}
+		o.done <- o.err
+	}
+	if err != nil && !isDiskFull(err) {
+		f.rescue(err)
+	}
+}
+
+// try makes one commit of what the ops apply.
+func (f *File) try(group []*op) (err error) {
+	if err := f.Err(); err != nil {
+		return err
+	}
+	before := f.meta
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errDamaged, p)
+		}
+		if err != nil {
+			f.meta = before
+		}
+	}()
+	began := time.Now()
+	f.dbMu.RLock()
+	defer f.dbMu.RUnlock()
+	err = f.db.Update(func(tx *bolt.Tx) error {
+		for _, o := range group {
+			o.err = nil
+			here := f.meta
+			o.err = o.apply(tx)
+			var fatal *engineError
+			if errors.As(o.err, &fatal) {
+				return fatal.err
+			}
+			if o.err != nil {
+				f.meta = here
+			}
+		}
+		return putJSON(tx.Bucket([]byte("meta")), rowMeta, []byte("figures"), f.meta)
+	})
+	if err != nil {
+		for _, o := range group {
+			if o.err != nil && errors.Is(err, o.err) {
+				o.err = nil // it is the commit's error
+			}
+			var fatal *engineError
+			if errors.As(o.err, &fatal) {
+				o.err = nil
+			}
+		}
+		return fmt.Errorf("commit: %w", err)
+	}
+	if f.fsyncs != nil {
+		f.fsyncs.Observe(time.Since(began).Seconds())
+	}
+	return nil
+}
+
+// rescue goes on with a copy after an error whose outcome is unknown: the
+// failed commit may be visible, and the system may show pages that never
+// reached the disk. If the copy fails, the journal is dead.
+func (f *File) rescue(cause error) {
+	f.report("writing the journal: %v; going on with a copy of it", cause)
+	if err := f.copyAnew(); err != nil {
+		f.mu.Lock()
+		if f.deadErr == nil {
+			f.deadErr = fmt.Errorf("%w: %w; copying it: %w", ErrDead, cause, err)
+			close(f.dead)
+		}
+		f.mu.Unlock()
+		return
+	}
+	_ = f.view(func(tx *bolt.Tx) error {
+		f.advance(tx.Bucket([]byte("log")).Sequence())
+		return decodeJSON(rowMeta, []byte("figures"), tx.Bucket([]byte("meta")).Get([]byte("figures")), &f.meta)
+	})
+}
+
+func (f *File) filled(e *FullError) *FullError {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.full = e
+	return e
+}
+
+// Append stores a batch.
+func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, error) {
+	if err := owns(lease, "source"); err != nil {
+		return 0, err
+	}
+	rows := make([][]byte, len(batch.Changes)) // encoded outside of the transaction
+	need := int64(0)
+	for i, c := range batch.Changes {
+		if c.Record != nil {
+			rows[i] = encodeRecord(c.Record)
+			need += int64(len(rows[i])) + 64
+		}
+	}
+	var last uint64
+	seqs := make([]uint64, len(batch.Changes))
+	err := f.commit(ctx, &op{
+		urgent: true,
+		apply: func(tx *bolt.Tx) error {
+			if err := f.expected(tx, batch.Changes); err != nil {
+				return err
+			}
+			if need > 0 {
+				if err := f.room(tx, need); err != nil {
+					return err
+				}
+			}
+			last = 0
+			for i, c := range batch.Changes {
+				seq, err := f.change(tx, c, rows[i])
+				if err != nil {
+					return engine(err)
+				}
+				seqs[i], last = seq, max(last, seq)
+			}
+			return engine(f.appendSource(tx, batch))
+		},
+		after: func() {
+			for i, c := range batch.Changes {
+				if c.Record != nil {
+					c.Record.Seq = seqs[i]
+				}
+			}
+			if need > 0 {
+				f.mu.Lock()
+				f.full = nil
+				f.mu.Unlock()
+			}
+			f.advance(last)
+		},
+	})
+	if err != nil {
+		return 0, err
+	}
+	for i := range batch.Changes {
+		if batch.Changes[i].Record != nil {
+			batch.Changes[i].State.LastRecord = seqs[i]
+		}
+	}
+	return last, nil
+}
+
+// expected checks each key's stored sequence.
+func (f *File) expected(tx *bolt.Tx, changes []Change) error {
+	b := tx.Bucket([]byte("state"))
+	for _, c := range changes {
+		key := stateKey(c.Key)
+		var stored uint64
+		if row := b.Get(key); row != nil {
+			payload, err := unseal(rowState, key, row)
+			if err == nil {
+				var st event.State
+				if st, err = decodeState(payload); err == nil {
+					stored = st.Sequence
+				}
+			}
+			if err != nil {
+				continue // a damaged state is replaced by whatever is known now
+			}
+		}
+		if stored != c.Expect {
+			return fmt.Errorf("%w: %s has sequence %d, not %d", ErrConflict, c.Key.FindingUID(), stored, c.Expect)
+		}
+	}
+	return nil
+}
+
+func (f *File) change(tx *bolt.Tx, c Change, row []byte) (uint64, error) {
+	states := tx.Bucket([]byte("state"))
+	key := stateKey(c.Key)
+	if c.Forget {
+		f.meta.Keys--
+		if err := f.remove(states, key); err != nil {
+			return 0, err
+		}
+		return 0, f.forgetMemos(tx, key)
+	}
+	var seq uint64
+	if row != nil {
+		b := tx.Bucket([]byte("log"))
+		b.FillPercent = 0.95 // sequences only grow
+		var err error
+		if seq, err = b.NextSequence(); err != nil {
+			return 0, err
+		}
+		if err := f.put(b, seqKey(seq), seal(rowRecord, seqKey(seq), row)); err != nil {
+			return 0, err
+		}
+		c.State.LastRecord = seq
+	}
+	if states.Get(key) == nil {
+		f.meta.Keys++
+	}
+	return seq, f.put(states, key, seal(rowState, key, encodeState(c.State)))
+}
+
+// put and remove keep account of the bytes of log, state and dead.
+func (f *File) put(b *bolt.Bucket, key, row []byte) error {
+	if old := b.Get(key); old != nil {
+		f.meta.Bytes -= int64(len(key) + len(old))
+	}
+	f.meta.Bytes += int64(len(key) + len(row))
+	return b.Put(key, row)
+}
+
+func (f *File) remove(b *bolt.Bucket, key []byte) error {
+	if old := b.Get(key); old != nil {
+		f.meta.Bytes -= int64(len(key) + len(old))
+	}
+	return b.Delete(key)
+}
+
+func (f *File) forgetMemos(tx *bolt.Tx, key []byte) error {
+	b := tx.Bucket([]byte("memo"))
+	for _, sink := range f.sinkNames() {
+		if err := b.Delete(joinKey(sink, string(key))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// The most certificates that are kept of a source.
+const maxCertificates = 200
+
+func (f *File) appendSource(tx *bolt.Tx, batch Batch) error {
+	if batch.Source != nil {
+		key := joinKey(batch.Source.Source, batch.Source.Kind)
+		if err := putJSON(tx.Bucket([]byte("source")), rowSource, key, batch.Source); err != nil {
+			return err
+		}
+	}
+	cert := batch.Certificate
+	if cert == nil {
+		return nil
+	}
+	b := tx.Bucket([]byte("sweep"))
+	prefix := joinKey(cert.Source, cert.Kind, "")
+	key := binary.BigEndian.AppendUint64(prefix, uint64(cert.Ended.UnixNano()))
+	if err := putJSON(b, rowSweep, key, cert); err != nil {
+		return err
+	}
+	n := 0
+	c := b.Cursor()
+	for k := seekLast(c, prefix); hasPrefix(k, prefix); k, _ = c.Prev() {
+		if n++; n > maxCertificates {
+			if err := c.Delete(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// room makes room for so many bytes, or says who holds it up. History that
+// every sink has goes first, whatever its age; then the sink whose cursor is
+// last decides.
+func (f *File) room(tx *bolt.Tx, need int64) error {
+	if time.Since(f.diskAt) > time.Second {
+		if free, err := freeDisk(f.cfg.Dir); err == nil {
+			f.diskFree, f.diskAt = free, time.Now()
+		}
+	}
+	// Freed pages of the file are room that the disk need not give.
+	unused := int64(f.db.Stats().FreePageN) * int64(f.db.Info().PageSize)
+	tight := f.diskAt.After(time.Time{}) && f.diskFree < f.cfg.MinFreeDisk && unused < 2*need
+	if !tight && f.meta.Bytes+need <= f.cfg.MaxBytes {
+		return nil
+	}
+	limit := "state.max_bytes"
+	if tight {
+		limit = "state.min_free_disk"
+	}
+	enough := func() bool { return f.meta.Bytes+need <= f.cfg.MaxBytes-f.cfg.MaxBytes/10 }
+	cursors, err := f.cursors(tx)
+	if err != nil {
+		return err
+	}
+	low := lowest(cursors)
+	freed, err := f.dropUpTo(tx, low, func() bool { return !tight && enough() })
+	if err != nil {
+		return engine(err)
+	}
+	// Pages freed by this commit can be used by the next one: when the disk is
+	// the limit, whoever asks comes again.
+	if (!tight && f.meta.Bytes+need <= f.cfg.MaxBytes) || (tight && freed > need) {
+		return nil
+	}
+	return f.skip(tx, skipping{cursors: cursors, limit: limit, enough: enough})
+}
+
+type skipping struct {
+	cursors map[string]Cursor
+	limit   string
+	enough  func() bool
+}
+
+// skip moves the cursors of the sinks that are last and may lose records, at
+// most to the next sink's cursor, until a tenth of the space is free.
+func (f *File) skip(tx *bolt.Tx, s skipping) error {
+	log := tx.Bucket([]byte("log"))
+	for !s.enough() {
+		low := lowest(s.cursors)
+		next := uint64(math.MaxUint64)
+		var behind []string
+		for _, sink := range f.sinkNames() {
+			switch c := s.cursors[sink]; {
+			case c.Seq > low:
+				next = min(next, c.Seq)
+			case f.onFull(sink) != OnFullSkip:
+				return f.filled(&FullError{Limit: s.limit, Sink: sink})
+			default:
+				behind = append(behind, sink)
+			}
+		}
+		first, _ := log.Cursor().Seek(seqKey(low + 1))
+		if len(behind) == 0 || first == nil {
+			return f.filled(&FullError{Limit: s.limit})
+		}
+		reached := min(next, log.Sequence())
+		if _, err := f.dropUpTo(tx, reached, s.enough); err != nil {
+			return engine(err)
+		}
+		if kept, _ := log.Cursor().First(); kept != nil {
+			reached = min(reached, lastSeq(kept)-1)
+		}
+		for _, sink := range behind {
+			gap := Gap{Sink: sink, Range: Range{First: low + 1, Last: reached}, Records: int(reached - low), Reason: "skip", At: time.Now().UTC()}
+			if err := f.addGap(tx, gap); err != nil {
+				return engine(err)
+			}
+			c := s.cursors[sink].movedTo(reached)
+			s.cursors[sink] = c
+			if err := putJSON(tx.Bucket([]byte("cursor")), rowCursor, []byte(sink), c); err != nil {
+				return engine(err)
+			}
+		}
+	}
+	return nil
+}
+
+// movedTo is a cursor that has passed everything up to seq.
+func (c Cursor) movedTo(seq uint64) Cursor {
+	out := Cursor{Seq: max(c.Seq, seq)}
+	for _, r := range c.Ahead {
+		switch {
+		case r.Last <= out.Seq:
+		case r.First <= out.Seq+1:
+			out.Seq = r.Last
+		default:
+			out.Ahead = append(out.Ahead, r)
+		}
+	}
+	return out
+}
+
+func (f *File) addGap(tx *bolt.Tx, g Gap) error {
+	b := tx.Bucket([]byte("gap"))
+	// A gap that goes on is one gap.
+	if k, row := b.Cursor().Last(); k != nil {
+		var before Gap
+		if decodeJSON(rowGap, k, row, &before) == nil && before.Sink == g.Sink && before.Reason == g.Reason && before.Range.Last+1 == g.Range.First {
+			before.Range.Last, before.At = g.Range.Last, g.At
+			before.Records += g.Records
+			return putJSON(b, rowGap, k, before)
+		}
+	}
+	n, err := b.NextSequence()
+	if err != nil {
+		return err
+	}
+	return putJSON(b, rowGap, seqKey(n), g)
+}
+
+// cursors are those of the configured sinks.
+func (f *File) cursors(tx *bolt.Tx) (map[string]Cursor, error) {
+	out := map[string]Cursor{}
+	b := tx.Bucket([]byte("cursor"))
+	for _, sink := range f.sinkNames() {
+		var c Cursor
+		if row := b.Get([]byte(sink)); row != nil {
+			if err := decodeJSON(rowCursor, []byte(sink), row, &c); err != nil {
+				return nil, engine(fmt.Errorf("cursor of sink %s: %w", sink, err))
+			}
+		}
+		out[sink] = c
+	}
+	return out, nil
+}
+
+func lowest(cursors map[string]Cursor) uint64 {
+	low := uint64(math.MaxUint64)
+	for _, c := range cursors {
+		low = min(low, c.Seq)
+	}
+	return low
+}
+
+// dropUpTo deletes the oldest records up to seq until enough says so.
+func (f *File) dropUpTo(tx *bolt.Tx, seq uint64, enough func() bool) (freed int64, err error) {
+	log := tx.Bucket([]byte("log"))
+	return f.drop(tx, func(k, _ []byte) bool { return lastSeq(k) <= seq && !enough() }, log)
+}
+
+func (f *File) drop(tx *bolt.Tx, goes func(k, v []byte) bool, log *bolt.Bucket) (freed int64, err error) {
+	var keys [][]byte
+	c := log.Cursor()
+	for k, v := c.First(); k != nil && len(keys) < 20*trimBatch; k, v = c.Next() {
+		if !goes(k, v) {
+			break
+		}
+		n := int64(len(k) + len(v))
+		freed += n
+		f.meta.Bytes -= n
+		keys = append(keys, append([]byte(nil), k...))
+	}
+	for _, k := range keys {
+		if err := log.Delete(k); err != nil {
+			return freed, err
+		}
+	}
+	if len(keys) == 0 {
+		return 0, nil
+	}
+	return freed, f.trimBeside(tx, lastSeq(keys[len(keys)-1]))
+}
+
+// trimBeside removes the receipts of records that are gone, and notes what a
+// sink that is not configured will not find when it returns.
+func (f *File) trimBeside(tx *bolt.Tx, gone uint64) error {
+	receipts := tx.Bucket([]byte("receipt"))
+	c := receipts.Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		if lastSeq(k) <= gone {
+			var r Receipt
+			_, row := c.Seek(k)
+			if decodeJSON(rowReceipt, k, row, &r) == nil && r.Range.Last > gone {
+				continue
+			}
+			if err := c.Delete(); err != nil {
+				return err
+			}
+		}
+	}
+	configured := map[string]bool{}
+	for _, sink := range f.sinkNames() {
+		configured[sink] = true
+	}
+	cursors := tx.Bucket([]byte("cursor"))
+	type move struct {
+		sink string
+		c    Cursor
+	}
+	var moves []move
+	err := cursors.ForEach(func(k, row []byte) error {
+		var cur Cursor
+		if configured[string(k)] || decodeJSON(rowCursor, k, row, &cur) != nil || cur.Seq >= gone {
+			return nil
+		}
+		moves = append(moves, move{string(k), cur})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range moves {
+		g := Gap{Sink: m.sink, Range: Range{First: m.c.Seq + 1, Last: gone}, Records: int(gone - m.c.Seq), Reason: "trimmed", At: time.Now().UTC()}
+		if err := f.addGap(tx, g); err != nil {
+			return err
+		}
+		if err := putJSON(cursors, rowCursor, []byte(m.sink), m.c.movedTo(gone)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// trimOld deletes records that every configured sink has and that are older
+// than the retention, some at a time.
+func (f *File) trimOld(now time.Time) {
+	before := now.Add(-f.cfg.Retention).UnixMilli()
+	o := &op{apply: func(tx *bolt.Tx) error {
+		cursors, err := f.cursors(tx)
+		if err != nil {
+			return err
+		}
+		low, n := lowest(cursors), 0
+		_, err = f.drop(tx, func(k, v []byte) bool {
+			n++
+			return n <= trimBatch && lastSeq(k) <= low && len(v) >= rowHead+8 &&
+				int64(binary.BigEndian.Uint64(v[rowHead:])) < before
+		}, tx.Bucket([]byte("log")))
+		return engine(err)
+	}}
+	o.done = make(chan error, 1)
+	f.run([]*op{o})
+	f.reserve()
+}
+
+// Settle stores what became of records.
+func (f *File) Settle(ctx context.Context, lease Lease, s Settlement) error {
+	if err := owns(lease, "sink"); err != nil {
+		return err
+	}
+	return f.commit(ctx, &op{apply: func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte("cursor"))
+		var stored Cursor
+		if row := b.Get([]byte(s.Sink)); row != nil {
+			if err := decodeJSON(rowCursor, []byte(s.Sink), row, &stored); err != nil {
+				return engine(fmt.Errorf("cursor of sink %s: %w", s.Sink, err))
+			}
+		}
+		// A cursor never goes back: a full journal may have moved it on.
+		if err := putJSON(b, rowCursor, []byte(s.Sink), s.Cursor.movedTo(stored.Seq)); err != nil {
+			return engine(err)
+		}
+		dead := tx.Bucket([]byte("dead"))
+		for _, dl := range s.Dead {
+			key := sinkSeqKey(s.Sink, dl.Record.Seq)
+			if err := f.put(dead, key, seal(rowDead, key, encodeDead(dl))); err != nil {
+				return engine(err)
+			}
+		}
+		receipts := tx.Bucket([]byte("receipt"))
+		for _, r := range s.Receipts {
+			if err := putJSON(receipts, rowReceipt, sinkSeqKey(s.Sink, r.Range.First), r); err != nil {
+				return engine(err)
+			}
+		}
+		memos := tx.Bucket([]byte("memo"))
+		for k, memo := range s.Memos {
+			key := joinKey(s.Sink, string(stateKey(k)))
+			if memo == "" {
+				if err := memos.Delete(key); err != nil {
+					return engine(err)
+				}
+			} else if err := memos.Put(key, seal(rowMemo, key, []byte(memo))); err != nil {
+				return engine(err)
+			}
+		}
+		return nil
+	}})
+}
