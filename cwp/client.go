@@ -1,0 +1,366 @@
+package cwp
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// Options are what a Client needs beside its configuration.
+type Options struct {
+	Source      string   // configured name, for metrics
+	Credentials Provider // whose keys sign
+	Limits      *Limits  // shared by all clients of the process
+	Metrics     *Metrics // nil: none
+	UserAgent   string
+}
+
+// A Client asks one list action of the API. It is safe for concurrent use.
+type Client struct {
+	cfg   Config
+	kind  *Kind
+	opt   Options
+	url   *url.URL
+	sts   *url.URL // nil: the account cannot be asked for
+	http  *http.Client
+	limit *limiter
+	skew  atomic.Int64 // nanoseconds that the server's clock is ahead of ours
+}
+
+// New makes a client of a valid configuration. It makes no connection; an
+// error means that a file of the tls block cannot be used.
+func New(cfg Config, kind *Kind, opt Options) (*Client, error) {
+	if err := cfg.ValidateKind(kind); err != nil {
+		return nil, err
+	}
+	c := &Client{cfg: cfg, kind: kind, opt: opt}
+	var err error
+	if cfg.Endpoint != "" {
+		c.url, err = parseEndpoint(cfg.Endpoint)
+	} else {
+		c.url, err = cfg.serviceURL(kind.Service, "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.sts, err = cfg.serviceURL("sts", cfg.Credentials.STSEndpoint); err != nil {
+		return nil, err
+	}
+	if c.http, err = newHTTP(cfg); err != nil {
+		return nil, err
+	}
+	c.limit = opt.Limits.of(opt.Credentials.Identity(), kind.Action, cfg.RequestsPerSecond)
+	return c, nil
+}
+
+// newHTTP makes the connections of a source: TLS 1.2 or later, no redirects,
+// and idle ones dropped before the server does (at 60 s).
+func newHTTP(cfg Config) (*http.Client, error) {
+	conf, err := cfg.TLS.client()
+	if err != nil {
+		return nil, err
+	}
+	proxy := http.ProxyFromEnvironment
+	if text := cfg.Proxy.Reveal(); text != "" {
+		u, err := parseProxy(text)
+		if err != nil {
+			return nil, err
+		}
+		proxy = func(*http.Request) (*url.URL, error) { return u, nil }
+	}
+	return &http.Client{
+		Timeout: cfg.Timeout,
+		Transport: &http.Transport{
+			Proxy:               proxy,
+			DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+			TLSClientConfig:     conf,
+			TLSHandshakeTimeout: 10 * time.Second,
+			ForceAttemptHTTP2:   true,
+			MaxIdleConnsPerHost: 32,
+			IdleConnTimeout:     30 * time.Second,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// List waits for the request budget, asks once, and returns the answer or an
+// *Error. It asks a second time only to correct the clock by the server's Date
+// header, or with credentials that were read again.
+func (c *Client) List(ctx context.Context, q Query) (*Page, error) {
+	body, err := c.body(q)
+	if err != nil {
+		return nil, &Error{Class: ClassRequest, Message: "encode the request", Err: err}
+	}
+	var corrected, refreshed bool
+	for {
+		page, err := c.attempt(ctx, body)
+		if err == nil {
+			return page, nil
+		}
+		e, ok := errors.AsType[*Error](err)
+		switch {
+		case !ok:
+			return nil, err
+		case e.Code == codeSignatureExpire && !corrected:
+			corrected = true
+		case (e.Code == codeTokenFailure || e.Code == codeSecretIDNotFound) && !refreshed:
+			refreshed = true
+			c.opt.Credentials.Invalidate()
+		default:
+			return nil, err
+		}
+	}
+}
+
+// body is the JSON of a request.
+func (c *Client) body(q Query) ([]byte, error) {
+	type filter struct {
+		Name   string
+		Values []string
+	}
+	members := map[string]any{}
+	maps.Copy(members, c.kind.Params)
+	var filters []filter
+	for _, name := range slices.Sorted(maps.Keys(c.cfg.Filters)) {
+		filters = append(filters, filter{name, c.cfg.Filters[name]})
+	}
+	add := func(name, value string) {
+		if value != "" {
+			filters = append(filters, filter{name, []string{value}})
+		}
+	}
+	add(c.kind.BeginFilter, q.Begin)
+	add(c.kind.EndFilter, q.End)
+	add(c.kind.StatusFilter, q.Status)
+	if len(filters) > 0 {
+		members["Filters"] = filters
+	}
+	members["Limit"], members["Offset"] = q.Limit, q.Offset
+	members["By"], members["Order"] = c.kind.BySweepTime, c.kind.Ascending
+	switch q.Sort {
+	case BySweepTime:
+	case BySweepTimeDesc:
+		members["Order"] = c.kind.Descending
+	case ByHeadTimeDesc:
+		members["By"], members["Order"] = c.kind.ByHeadTime, c.kind.Descending
+	}
+	return json.Marshal(members)
+}
+
+func (c *Client) attempt(ctx context.Context, body []byte) (*Page, error) {
+	creds, err := c.opt.Credentials.Get(ctx)
+	if err != nil {
+		c.count(asError(err))
+		return nil, err
+	}
+	if err := c.limit.wait(ctx); err != nil {
+		return nil, err
+	}
+	sent := time.Now()
+	raw, failure := c.post(ctx, call{
+		url: c.url, service: c.kind.Service, version: c.kind.Version, action: c.kind.Action, body: body, creds: creds,
+	})
+	received := time.Now()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	var page *Page
+	if failure == nil {
+		page, failure = c.open(raw)
+	}
+	if c.opt.Metrics != nil {
+		c.opt.Metrics.duration.WithLabelValues(c.opt.Source, c.kind.Name).Observe(received.Sub(sent).Seconds())
+	}
+	if failure != nil && failure.Class == ClassRate {
+		c.limit.refused()
+	}
+	c.count(failure)
+	if failure != nil {
+		return nil, failure
+	}
+	page.SentAt, page.ReceivedAt = sent, received
+	return page, nil
+}
+
+func asError(err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return &Error{Class: ClassNetwork, Err: err}
+}
+
+func (c *Client) count(e *Error) {
+	if c.opt.Metrics == nil {
+		return
+	}
+	code := "ok"
+	if e != nil {
+		code = codeLabel(e)
+	}
+	c.opt.Metrics.requests.WithLabelValues(c.opt.Source, c.kind.Name, code).Inc()
+	c.opt.Metrics.rate.WithLabelValues(c.opt.Source, c.kind.Name).Set(c.limit.perSecond())
+}
+
+// open reads an answer with HTTP status 200.
+func (c *Client) open(raw []byte) (*Page, *Error) {
+	e, ok := openEnvelope(raw, c.kind)
+	if !ok {
+		return nil, &Error{Class: ClassNetwork, Message: "the answer is not JSON, or was cut short", HTTPStatus: http.StatusOK}
+	}
+	if failure := e.failure(http.StatusOK); failure != nil {
+		return nil, failure
+	}
+	if e.response == nil {
+		return nil, &Error{Class: ClassAnswer, Message: "the answer has no Response", HTTPStatus: http.StatusOK}
+	}
+	return e.page(c.kind)
+}
+
+// A call is one signed request to a service of the vendor's.
+type call struct {
+	url             *url.URL
+	service         string
+	version, action string
+	body            []byte
+	creds           Credentials
+	unsigned        bool // the body itself proves who asks
+}
+
+// post sends a call and returns the body of an answer with HTTP status 200.
+func (c *Client) post(ctx context.Context, in call) ([]byte, *Error) {
+	const contentType = "application/json"
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, in.url.String(), bytes.NewReader(in.body))
+	if err != nil {
+		return nil, &Error{Class: ClassRequest, Message: "make the request", Err: errors.New("the endpoint is no usable address")}
+	}
+	now := time.Now().Add(time.Duration(c.skew.Load()))
+	h := req.Header
+	h.Set("Content-Type", contentType)
+	h.Set("X-TC-Action", in.action)
+	h.Set("X-TC-Version", in.version)
+	h.Set("X-TC-Timestamp", strconv.FormatInt(now.Unix(), 10))
+	h.Set("X-TC-Language", c.cfg.Language)
+	h.Set("User-Agent", c.opt.UserAgent)
+	if c.cfg.Region != "" {
+		h.Set("X-TC-Region", c.cfg.Region)
+	}
+	if in.unsigned {
+		h.Set("Authorization", "SKIP")
+	} else {
+		h.Set("Authorization", signable{
+			service: in.service, host: req.URL.Host, headers: map[string]string{"content-type": contentType},
+			signed: []string{"content-type", "host"}, body: in.body, time: now,
+		}.authorization(in.creds.SecretID, in.creds.SecretKey.Reveal()))
+		if token := in.creds.Token.Reveal(); token != "" {
+			h.Set("X-TC-Token", token)
+		}
+	}
+	secrets := []string{in.creds.SecretKey.Reveal(), in.creds.Token.Reveal(), c.cfg.Proxy.Reveal()}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, &Error{Class: ClassNetwork, Err: withoutURL(err, secrets)}
+	}
+	defer func() { _ = resp.Body.Close() }() // only read
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, c.cfg.MaxBody+1))
+	if err != nil {
+		return nil, &Error{Class: ClassNetwork, Message: "read the answer", HTTPStatus: resp.StatusCode, Err: withoutURL(err, secrets)}
+	}
+	if int64(len(raw)) > c.cfg.MaxBody {
+		return nil, &Error{Class: ClassAnswerSize, Message: "the answer is longer than max_body", HTTPStatus: resp.StatusCode}
+	}
+	return c.judge(resp, raw)
+}
+
+// judge sorts out what is no answer with status 200, and learns the server's
+// clock where it says that ours is off.
+func (c *Client) judge(resp *http.Response, raw []byte) ([]byte, *Error) {
+	e, ok := openEnvelope(raw, nil)
+	if !ok && resp.StatusCode == http.StatusOK {
+		return raw, nil // whoever reads it says what it is
+	}
+	failure := e.failure(resp.StatusCode)
+	if failure != nil && failure.Class == ClassClock {
+		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+			c.skew.Store(int64(time.Until(date)))
+			failure.Message += " (our clock differs from the server's by " + time.Until(date).Round(time.Second).String() + ")"
+		}
+	}
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		return raw, nil
+	case failure != nil:
+		return nil, failure
+	case resp.StatusCode/100 == 5, resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode == http.StatusRequestTimeout:
+		return nil, &Error{Class: ClassServer, Message: "no answer of the API", HTTPStatus: resp.StatusCode}
+	default:
+		return nil, &Error{Class: ClassNetwork, Message: "no answer of the API; is the endpoint right, or a proxy in between?", HTTPStatus: resp.StatusCode}
+	}
+}
+
+// withoutURL is an error without the address, which may hold a secret.
+func withoutURL(err error, secrets []string) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err
+	}
+	text := err.Error()
+	if shown := hide(text, secrets); shown != text {
+		return errors.New(shown)
+	}
+	return err
+}
+
+// AccountID asks whose credentials these are (sts:GetCallerIdentity). It is ""
+// where there is nobody to ask: an own endpoint.
+func (c *Client) AccountID(ctx context.Context) (string, error) {
+	if c.sts == nil {
+		return "", nil
+	}
+	creds, err := c.opt.Credentials.Get(ctx)
+	if err != nil {
+		return "", err
+	}
+	raw, failure := c.post(ctx, call{
+		url: c.sts, service: "sts", version: stsVersion, action: "GetCallerIdentity", body: []byte("{}"), creds: creds,
+	})
+	if failure != nil {
+		return "", failure
+	}
+	var answer struct{ Response struct{ AccountId string } } //nolint:revive // the API's own name
+	if err := openSTS(raw, &answer); err != nil {
+		return "", err
+	}
+	if answer.Response.AccountId == "" {
+		return "", &Error{Class: ClassAnswer, Message: "GetCallerIdentity gave no AccountId; set account_id", HTTPStatus: http.StatusOK}
+	}
+	return answer.Response.AccountId, nil
+}
+
+const stsVersion = "2018-08-13"
+
+// openSTS reads an answer of STS.
+func openSTS(raw []byte, to any) error {
+	e, ok := openEnvelope(raw, nil)
+	if !ok {
+		return &Error{Class: ClassNetwork, Message: "the answer of STS is not JSON, or was cut short", HTTPStatus: http.StatusOK}
+	}
+	if failure := e.failure(http.StatusOK); failure != nil {
+		return failure
+	}
+	if err := json.Unmarshal(raw, to); err != nil {
+		return &Error{Class: ClassAnswer, Message: "the answer of STS has another form", HTTPStatus: http.StatusOK}
+	}
+	return nil
+}

@@ -1,0 +1,221 @@
+package poller
+
+import (
+	"context"
+	"maps"
+
+	"github.com/cwprelay/cwprelay/cwp"
+)
+
+// The most collects of one second.
+const maxCollects = 5
+
+// bounds are BeginTime and EndTime that ask for exactly one second.
+func (s *sweep) bounds(second int64) (begin, end string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, e := second, second
+	if s.excl {
+		b--
+	}
+	if s.endExcl {
+		e++
+	}
+	return wallText(b), wallText(e)
+}
+
+// collect reads a second that holds more events than one answer. Ids do not
+// come back, so between two collects that give the same ids the list was
+// exactly that set; adding up ids over passes until they reach a count would
+// prove nothing, as one deletion hides one miss.
+func (s *sweep) collect(ctx context.Context, second int64) error {
+	s.mu.Lock()
+	s.collects++
+	s.mu.Unlock()
+	only := func(at int64) bool { return at == second }
+	return s.repeat(ctx, func(ctx context.Context) (map[string]bool, bool, error) {
+		return s.collectOnce(ctx, second, only)
+	}, func(ctx context.Context) (int64, error) {
+		a, err := s.askSecond(ctx, second, "", 0, 1)
+		if err != nil {
+			return -1, err
+		}
+		return a.total(), nil
+	})
+}
+
+// repeat collects until two in a row give the same ids and the count asked
+// between them equals their number, or one was complete by itself.
+func (s *sweep) repeat(ctx context.Context, once func(context.Context) (map[string]bool, bool, error), count func(context.Context) (int64, error)) error {
+	var before map[string]bool
+	counted := int64(-1)
+	for n := range maxCollects {
+		ids, complete, err := once(ctx)
+		if err != nil || complete {
+			return err
+		}
+		if n > 0 && counted == int64(len(ids)) && maps.Equal(ids, before) {
+			return nil
+		}
+		before = ids
+		if n+1 < maxCollects {
+			if counted, err = count(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	s.doubt("crowded-second", "more events share one second than one answer holds, and they could not be told apart from their count")
+	return nil
+}
+
+// askSecond asks for one second. An EndTime that turns out to exclude the
+// second it names is remembered.
+func (s *sweep) askSecond(ctx context.Context, second int64, status string, offset, limit int) (*answer, error) {
+	for {
+		q := cwp.Query{Sort: cwp.BySweepTime, Status: status, Offset: offset, Limit: limit}
+		q.Begin, q.End = s.bounds(second)
+		a, f, err := s.checked(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		if f == faultFilter {
+			return nil, errFilter
+		}
+		s.mu.Lock()
+		retry := len(a.rows) == 0 && status == "" && offset == 0 && !s.endExcl
+		if retry {
+			s.endExcl = true
+		}
+		s.mu.Unlock()
+		if !retry {
+			return a, nil
+		}
+		// Nothing where a whole answer was a moment ago: ask with the bound one
+		// second later, and believe it only if that shows the second.
+		q.Begin, q.End = s.bounds(second)
+		b, f, err := s.checked(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		if f != faultNone || !b.has(second) || b.last() > second {
+			s.mu.Lock()
+			s.endExcl = false
+			s.mu.Unlock()
+			return a, nil
+		}
+		return b, nil
+	}
+}
+
+// collectOnce reads a second once: whole if it fits one answer, else split by
+// status, and by offset where a split still does not fit. complete reports
+// that one answer held it all.
+func (s *sweep) collectOnce(ctx context.Context, second int64, owns func(int64) bool) (ids map[string]bool, complete bool, err error) {
+	limit := s.p.kind.MaxLimit
+	ids = map[string]bool{}
+	a, err := s.askSecond(ctx, second, "", 0, limit)
+	if err != nil {
+		return nil, false, err
+	}
+	stale, err := s.collected(ctx, a, ids, owns)
+	if err != nil {
+		return nil, false, err
+	}
+	if a.whole() && !stale {
+		return ids, true, nil
+	}
+	var counted int64
+	for _, status := range s.p.kind.StatusFilterValues {
+		a, err := s.askSecond(ctx, second, status, 0, limit)
+		if err != nil {
+			return nil, false, err
+		}
+		if _, err := s.collected(ctx, a, ids, owns); err != nil {
+			return nil, false, err
+		}
+		counted += max(a.total(), 0)
+		if !a.whole() {
+			if err := s.offsets(ctx, second, status, ids, owns); err != nil {
+				return nil, false, err
+			}
+		}
+	}
+	if counted < a.total() {
+		// Some bear a status that the filter does not know.
+		if err := s.offsets(ctx, second, "", ids, owns); err != nil {
+			return nil, false, err
+		}
+	}
+	return ids, false, nil
+}
+
+// offsets pages through a second behind the first answer.
+func (s *sweep) offsets(ctx context.Context, second int64, status string, ids map[string]bool, owns func(int64) bool) error {
+	limit := s.p.kind.MaxLimit
+	for offset := limit; ; offset += limit {
+		a, err := s.askSecond(ctx, second, status, offset, limit)
+		if err != nil {
+			return err
+		}
+		if _, err := s.collected(ctx, a, ids, owns); err != nil {
+			return err
+		}
+		if a.short || int64(offset+limit) >= a.total() && a.page.HasTotal {
+			return nil
+		}
+	}
+}
+
+// collected takes in an answer, waits for it, and adds its ids. stale reports
+// that an item was not judged.
+func (s *sweep) collected(ctx context.Context, a *answer, ids map[string]bool, owns func(int64) bool) (stale bool, err error) {
+	ch, err := s.take(ctx, a, owns)
+	if err != nil {
+		return false, err
+	}
+	unjudged := map[int64]bool{}
+	if err := s.settle(ctx, ch, unjudged); err != nil {
+		return false, err
+	}
+	for _, r := range a.rows {
+		if owns(r.at) && !(len(unjudged) > 0 && unjudged[r.at]) {
+			ids[r.item.ID] = true
+		}
+	}
+	return len(unjudged) > 0, nil
+}
+
+// collectTimeless reads the items without a sweep time when they fill the
+// first answer. No filter asks for them, so that they are paged by offset; how
+// many there are is what the list counts more than the times in it do.
+func (s *sweep) collectTimeless(ctx context.Context) error {
+	limit := s.p.kind.MaxLimit
+	timeless := func(at int64) bool { return at == noTime }
+	return s.repeat(ctx, func(ctx context.Context) (map[string]bool, bool, error) {
+		ids := map[string]bool{}
+		for offset := 0; ; offset += limit {
+			q := s.query()
+			q.Offset = offset
+			a, _, err := s.checked(ctx, q)
+			if err != nil {
+				return nil, false, err
+			}
+			if _, err := s.collected(ctx, a, ids, timeless); err != nil {
+				return nil, false, err
+			}
+			if a.short || a.last() != noTime {
+				return ids, false, nil
+			}
+		}
+	}, func(ctx context.Context) (int64, error) {
+		all, err := s.ask(ctx, cwp.Query{Sort: cwp.BySweepTime, Limit: 1})
+		if err != nil {
+			return -1, err
+		}
+		timed, err := s.ask(ctx, cwp.Query{Sort: cwp.BySweepTime, Limit: 1, Begin: wallText(firstSecond)})
+		if err != nil || all.total() < 0 || timed.total() < 0 {
+			return -1, err
+		}
+		return all.total() - timed.total(), nil
+	})
+}
