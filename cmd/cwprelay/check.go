@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cwprelay/cwprelay/config"
+	"github.com/cwprelay/cwprelay/cwp"
+	"github.com/cwprelay/cwprelay/format"
+	"github.com/cwprelay/cwprelay/sinks"
+	"github.com/cwprelay/cwprelay/sinks/all"
+)
+
+func checkCommand(p process) *cobra.Command {
+	var flags configFlags
+	var offline bool
+	c := &cobra.Command{
+		Use: "check", Short: "Validate the configuration, and ask the API and each sink", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := flags.load(p)
+			if err != nil {
+				return err
+			}
+			for name, s := range cfg.Sinks {
+				if s.Delivery.Format == format.Raw {
+					_, _ = fmt.Fprintf(p.stdout, "sink %s: note: the format raw is the vendor's JSON, with secrets in command lines as they are\n", name)
+				}
+			}
+			_, _ = fmt.Fprintln(p.stdout, "configuration: valid")
+			if offline {
+				return nil
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+			defer cancel()
+			return worst(checkSources(ctx, cfg, p), checkSinks(ctx, cfg, p.stdout))
+		},
+	}
+	flags.add(c)
+	c.Flags().BoolVar(&offline, "offline", false, "only validate")
+	return c
+}
+
+func checkSources(ctx context.Context, cfg *config.Config, p process) error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(cfg.Sources)) {
+		src := cfg.Sources[name]
+		for _, kind := range src.Poll.Kinds {
+			page, account, err := askOne(ctx, src, kind, p.environ)
+			if err != nil {
+				errs = append(errs, exit(apiCode(err), fmt.Errorf("source %s, %s: %w", name, kind, err)))
+				continue
+			}
+			_, _ = fmt.Fprintf(p.stdout, "source %s, %s: reached, %d events, account %s, request id %s\n", name, kind, page.Total, account, page.RequestID)
+		}
+	}
+	return worst(errs...)
+}
+
+func askOne(ctx context.Context, src config.Source, kind string, environ []string) (*cwp.Page, string, error) {
+	client, err := newClient(src.API, cwp.KindByName(kind), environ, cwp.Options{Limits: cwp.NewLimits()})
+	if err != nil {
+		return nil, "", err
+	}
+	defer client.Close()
+	page, err := client.List(ctx, cwp.Query{Sort: cwp.ByHeadTimeDesc, Limit: 1})
+	if err != nil {
+		return nil, "", err
+	}
+	account := src.Poll.AccountID
+	if account == "" && src.API.Vendor() {
+		account, err = client.AccountID(ctx)
+	}
+	if account == "" {
+		account = "default"
+	}
+	return page, account, err
+}
+
+func checkSinks(ctx context.Context, cfg *config.Config, out io.Writer) error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(cfg.Sinks)) {
+		s := cfg.Sinks[name]
+		sink, err := all.New(s.Kind, all.Options{Name: name, Format: s.Delivery.Format, Stdout: io.Discard})
+		if err != nil {
+			return exit(exitConfig, err)
+		}
+		answer := "cannot be asked without sending a record"
+		if prober, ok := sink.(sinks.Prober); ok {
+			answer, err = prober.Probe(ctx)
+		}
+		if err := errors.Join(err, sink.Close()); err != nil {
+			code := exitUnreachable
+			if sinks.ClassOf(err) == sinks.ClassHalt {
+				code = exitRefused
+			}
+			errs = append(errs, exit(code, fmt.Errorf("sink %s: %w", name, err)))
+			continue
+		}
+		_, _ = fmt.Fprintf(out, "sink %s: %s\n", name, answer)
+	}
+	return worst(errs...)
+}
+
+func configCommand(p process) *cobra.Command {
+	c := &cobra.Command{Use: "config", Short: "Show the configuration"}
+	var flags configFlags
+	print := &cobra.Command{
+		Use: "print", Short: "Print the values in force, secrets masked", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cfg, err := flags.load(p)
+			if err != nil {
+				return err
+			}
+			return cfg.Print(p.stdout)
+		},
+	}
+	flags.add(print)
+	c.AddCommand(print, &cobra.Command{
+		Use: "example", Short: "Print a commented sample", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := io.WriteString(p.stdout, config.Example())
+			return err
+		},
+	})
+	return c
+}
+
+// healthCommand asks a running daemon; the image has no other program to.
+func healthCommand(p process) *cobra.Command {
+	var address string
+	c := &cobra.Command{
+		Use: "health", Short: "Ask a running cwprelay whether it is alive", Args: cobra.NoArgs, Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, "http://"+address+"/healthz", http.NoBody)
+			if err != nil {
+				return exit(exitUsage, err)
+			}
+			resp, err := (&http.Client{Timeout: 5 * time.Second}).Do(req)
+			if err != nil {
+				return exit(exitFailed, fmt.Errorf("not alive: %w", err))
+			}
+			defer func() { _ = resp.Body.Close() }() // only the status matters
+			if resp.StatusCode != http.StatusOK {
+				return exit(exitFailed, fmt.Errorf("not alive: %s", resp.Status))
+			}
+			_, err = fmt.Fprintln(p.stdout, "alive")
+			return err
+		},
+	}
+	c.Flags().StringVar(&address, "address", "127.0.0.1:9810", "of its console")
+	return c
+}

@@ -1,0 +1,123 @@
+// Command cwprelay carries the findings of Tencent Cloud Workload Protection
+// into a SIEM: it polls the API, notices what is new or changed, keeps it
+// durably, and delivers it to every configured destination.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cwprelay/cwprelay/journal"
+)
+
+// Exit codes, as the README documents them.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitFound       = 3  // a check found something: not certified, dead letters
+	exitUnreachable = 69 // the API could not be reached
+	exitRefused     = 77 // the API refused us
+	exitConfig      = 78
+)
+
+// version is set when a release is built.
+var version = "0.0.0-dev" //nolint:gochecknoglobals // set by the linker
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(run(ctx, process{
+		args: os.Args[1:], environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+	}))
+}
+
+// A process is what a program gets from the system.
+type process struct {
+	args    []string
+	environ []string
+	stdin   io.Reader
+	stdout  io.Writer
+	stderr  io.Writer
+}
+
+// An exitError ends the program with a code. Its text may be empty.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+func (e *exitError) Unwrap() error { return e.err }
+
+func exit(code int, err error) error { return &exitError{code, err} }
+
+// run is the program: it returns the exit code.
+func run(ctx context.Context, p process) int {
+	root := &cobra.Command{
+		Use:           "cwprelay",
+		Short:         "Carries findings of Tencent Cloud Workload Protection to Splunk, Kafka, files and more",
+		SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	root.SetArgs(p.args)
+	root.SetIn(p.stdin)
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit(exitUsage, err) })
+	root.AddCommand(
+		runCommand(p), demoCommand(p), emulateCommand(p), checkCommand(p), configCommand(p), healthCommand(p), versionCommand(p),
+	)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	code := exitFailed
+	var coded *exitError
+	switch {
+	case errors.As(err, &coded):
+		code = coded.code
+	case isUsage(err):
+		code = exitUsage
+	case errors.Is(err, journal.ErrLocked):
+		code = exitFailed
+	}
+	if text := err.Error(); text != "" {
+		_, _ = fmt.Fprintln(p.stderr, "cwprelay:", text) // nobody is left to tell
+	}
+	return code
+}
+
+// isUsage recognizes what cobra says of wrong words on the command line: it
+// has no type of its own for it.
+func isUsage(err error) bool {
+	text := err.Error()
+	for _, start := range []string{"unknown command", "unknown flag", "accepts ", "requires ", "invalid argument"} {
+		if len(text) >= len(start) && text[:len(start)] == start {
+			return true
+		}
+	}
+	return false
+}
+
+func versionCommand(p process) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(p.stdout, "cwprelay", version)
+			return err
+		},
+	}
+}

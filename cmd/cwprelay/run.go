@@ -1,0 +1,347 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cwprelay/cwprelay/config"
+	"github.com/cwprelay/cwprelay/cwp"
+	"github.com/cwprelay/cwprelay/delivery"
+	"github.com/cwprelay/cwprelay/journal"
+)
+
+// A configFlags is where a verb takes its configuration from.
+type configFlags struct {
+	path     string
+	logLevel string
+	stateDir string
+}
+
+func (f *configFlags) add(c *cobra.Command) {
+	c.Flags().StringVarP(&f.path, "config", "c", "", "configuration file (default: $CWPRELAY_CONFIG; none: credentials from the environment to standard output)")
+	c.Flags().StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error")
+	c.Flags().StringVar(&f.stateDir, "state-dir", "", "state directory, instead of state.dir")
+}
+
+func (f *configFlags) load(p process) (*config.Config, error) {
+	flags := map[string]string{}
+	if f.logLevel != "" {
+		flags["log.level"] = f.logLevel
+	}
+	if f.stateDir != "" {
+		flags["state.dir"] = f.stateDir
+	}
+	path := f.path
+	if path == "" {
+		path = lookup(p.environ)("CWPRELAY_CONFIG")
+	}
+	cfg, err := config.Load(config.Options{Path: path, Environ: p.environ, Flags: flags})
+	if err != nil {
+		return nil, exit(exitConfig, fmt.Errorf("the configuration cannot be used:\n%w", err))
+	}
+	return cfg, nil
+}
+
+func runCommand(p process) *cobra.Command {
+	var flags configFlags
+	var once bool
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use: "run", Short: "Poll and deliver, until told to stop", Args: cobra.NoArgs,
+		Long: `Polls the API and delivers what is new or changed to every configured sink.
+
+Without a configuration file the credentials are taken from the environment
+(TENCENTCLOUD_SECRET_ID, TENCENTCLOUD_SECRET_KEY, TENCENTCLOUD_TOKEN) and
+events are written to standard output as JSON lines.
+
+With --once it sweeps the list (three tries for a certificate), delivers all
+that the journal holds, and ends: 0 certified and all delivered, 3 not
+certified or something went to the dead letters, 1 a sink halted or records
+are left (they stay in the journal), 69 and 77 the API could not be reached,
+or refused.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := flags.load(p)
+			if err != nil {
+				return err
+			}
+			a, err := open(cfg, p, newLogger(cfg.Log, p.stderr))
+			if err != nil {
+				return err
+			}
+			if once {
+				err = a.once(cmd.Context(), p.stderr, timeout)
+			} else {
+				err = a.serve(cmd.Context(), p.stderr)
+			}
+			return errors.Join(err, a.close())
+		},
+	}
+	flags.add(c)
+	c.Flags().BoolVar(&once, "once", false, "one certified sweep, then deliver everything and end")
+	c.Flags().DurationVar(&timeout, "timeout", 15*time.Minute, "with --once: give up after so long without any progress")
+	return c
+}
+
+// serve is the daemon with its console, progress line and reopening of files.
+func (a *app) serve(ctx context.Context, stderr io.Writer) error {
+	ln, err := a.listen(ctx)
+	if err != nil {
+		return err
+	}
+	if ln != nil {
+		a.log.Info("console: http://" + ln.Addr().String() + "/")
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go a.reopenOnHangup(ctx)
+	if isTerminal(stderr) {
+		go a.progress(ctx, stderr)
+	}
+	return a.daemon(ctx, ln)
+}
+
+// A reopener is a sink that writes to a file that may have been moved away.
+type reopener interface{ Reopen() error }
+
+func (a *app) reopenOnHangup(ctx context.Context) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+		}
+		for name, sink := range a.sinks {
+			if r, ok := sink.(reopener); ok {
+				if err := r.Reopen(); err != nil {
+					a.log.Warn("sink " + name + ": reopen: " + err.Error())
+				}
+			}
+		}
+	}
+}
+
+// progress shows a line during the first sweep, rewritten in place.
+func (a *app) progress(ctx context.Context, w io.Writer) {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	shown := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		busy := false
+		for _, s := range a.sourceStatus() {
+			pr := s.Progress
+			if !pr.Running || !pr.First {
+				continue
+			}
+			busy, shown = true, true
+			line := fmt.Sprintf("\r\x1b[Kfirst sweep of %s: %d pages, %d events", s.Source, pr.Requests, pr.IDs)
+			if pr.Total > 0 {
+				line += fmt.Sprintf(" of about %d", pr.Total)
+				if took := time.Since(pr.Started); pr.IDs > 0 && int64(pr.IDs) < pr.Total {
+					left := time.Duration(float64(took) * float64(pr.Total-int64(pr.IDs)) / float64(pr.IDs))
+					line += ", about " + left.Round(time.Second).String() + " left"
+				}
+			}
+			_, _ = io.WriteString(w, line) // a terminal that has gone
+		}
+		if !busy && shown {
+			_, _ = io.WriteString(w, "\r\x1b[K")
+			return
+		}
+	}
+}
+
+// The most sweeps that --once tries for a certificate.
+const onceSweeps = 3
+
+// once sweeps each source, delivers everything, and ends.
+func (a *app) once(ctx context.Context, stderr io.Writer, timeout time.Duration) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	if isTerminal(stderr) {
+		go a.progress(ctx, stderr)
+	}
+	go a.stalled(ctx, timeout, stop)
+
+	workers, workCtx := errgroup.WithContext(ctx)
+	workCtx, endWork := context.WithCancel(workCtx)
+	defer endWork()
+	for _, w := range a.workers {
+		workers.Go(func() error { return w.Run(workCtx) })
+	}
+	deadBefore := a.dead(ctx)
+	swept := a.sweepOnce(ctx)
+	settled := a.settle(workCtx)
+	endWork()
+	if err := a.wait(workCtx, workers); err != nil {
+		return err
+	}
+	return worst(swept, settled, a.buried(deadBefore), cause(ctx))
+}
+
+// cause is why a --once was ended early.
+func cause(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil {
+		return exit(exitFailed, fmt.Errorf("ended early: %w; what is left stays in the journal", err))
+	}
+	return nil
+}
+
+func (a *app) sweepOnce(ctx context.Context) error {
+	var errs []error
+	for _, p := range a.pollers {
+		cert, err := p.Once(ctx, onceSweeps)
+		switch {
+		case err != nil:
+			errs = append(errs, exit(apiCode(err), fmt.Errorf("source %s: %w", p.Status().Source, err)))
+		case !cert.Certified && ctx.Err() == nil:
+			errs = append(errs, exit(exitFound, fmt.Errorf("source %s: the sweep is not certified: %s: %s", cert.Source, cert.Reason, cert.Detail)))
+		}
+	}
+	return worst(errs...)
+}
+
+// apiCode is the exit code for an error of a poll.
+func apiCode(err error) int {
+	e, ok := errors.AsType[*cwp.Error](err)
+	switch {
+	case errors.Is(accountError(err), err) && !ok:
+		var coded *exitError
+		if errors.As(accountError(err), &coded) {
+			return coded.code
+		}
+		return exitFailed
+	case !ok:
+		return exitFailed
+	}
+	switch e.Class {
+	case cwp.ClassCredentials, cwp.ClassRequest, cwp.ClassClock:
+		return exitRefused
+	case cwp.ClassNetwork, cwp.ClassServer, cwp.ClassVague, cwp.ClassRate, cwp.ClassAnswerSize, cwp.ClassAnswer:
+		return exitUnreachable
+	default:
+		return exitFailed
+	}
+}
+
+// settle waits until every sink has settled the last record, or is halted.
+func (a *app) settle(ctx context.Context) error {
+	st, err := a.journal.Status(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, w := range a.workers {
+		state, err := w.Wait(ctx, st.Last)
+		s := w.Status()
+		switch {
+		case err != nil:
+			return nil // ended early: told elsewhere
+		case state == delivery.Halted && s.Cursor.Seq < st.Last:
+			errs = append(errs, exit(exitFailed, fmt.Errorf("sink %s is halted: %s; its records stay in the journal", s.Name, s.HaltReason)))
+		}
+	}
+	return worst(errs...)
+}
+
+func (a *app) dead(ctx context.Context) int {
+	st, err := a.journal.Status(ctx)
+	if err != nil {
+		return 0
+	}
+	return deadLetters(st)
+}
+
+func deadLetters(st journal.Status) int {
+	n := 0
+	for _, s := range st.Sinks {
+		n += s.Dead
+	}
+	return n
+}
+
+func (a *app) buried(before int) error {
+	st, err := a.journal.Status(context.Background())
+	if err != nil {
+		return err
+	}
+	if n := deadLetters(st) - before; n > 0 {
+		return exit(exitFound, fmt.Errorf("%d records went to the dead letters", n))
+	}
+	return nil
+}
+
+// stalled ends a --once that has made no progress for so long.
+func (a *app) stalled(ctx context.Context, timeout time.Duration, stop context.CancelCauseFunc) {
+	tick := time.NewTicker(min(timeout/4+1, time.Second))
+	defer tick.Stop()
+	last, since := "", time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := ""
+		for _, s := range a.sourceStatus() {
+			now += fmt.Sprint(s.Progress.Requests, s.Known, s.Last.Sweep, ";")
+		}
+		for _, s := range a.sinkStatus() {
+			now += fmt.Sprint(s.Cursor.Seq, len(s.Cursor.Ahead), ";")
+		}
+		switch {
+		case now != last:
+			last, since = now, time.Now()
+		case time.Since(since) >= timeout:
+			stop(fmt.Errorf("no progress for %s", timeout))
+			return
+		}
+	}
+}
+
+// worst joins what went wrong under the gravest exit code.
+func worst(errs ...error) error {
+	order := []int{exitFound, exitUnreachable, exitRefused, exitConfig, exitFailed}
+	rank := func(code int) int {
+		for i, c := range order {
+			if c == code {
+				return i
+			}
+		}
+		return len(order)
+	}
+	joined, code := errors.Join(errs...), exitFound
+	if joined == nil {
+		return nil
+	}
+	for _, err := range errs {
+		if err == nil {
+			continue
+		}
+		c := exitFailed
+		var coded *exitError
+		if errors.As(err, &coded) {
+			c = coded.code
+		}
+		if rank(c) > rank(code) {
+			code = c
+		}
+	}
+	return exit(code, joined)
+}
