@@ -26,9 +26,13 @@ type Query struct {
 	Begin  string // lower bound on the sweep time, API wall time; empty: not sent
 	End    string // upper bound on the sweep time; empty: not sent
 	Status string // value of the status filter; empty: not sent
+	Where  Where  // one further filter; zero: not sent
 	Offset int
 	Limit  int // 1 to Kind.MaxLimit
 }
+
+// Where is one filter with one value.
+type Where struct{ Name, Value string }
 
 // A Page is one answer.
 type Page struct {

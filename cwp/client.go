@@ -145,6 +145,7 @@ func (c *Client) body(q Query) ([]byte, error) {
 	add(c.kind.BeginFilter, q.Begin)
 	add(c.kind.EndFilter, q.End)
 	add(c.kind.StatusFilter, q.Status)
+	add(q.Where.Name, q.Where.Value)
 	if len(filters) > 0 {
 		members["Filters"] = filters
 	}

@@ -35,6 +35,10 @@ type Kind struct {
 	StatusFilter           string // name of the filter on the status
 	StatusFilterValues     []string
 
+	// Splits are filters that part the events of one second further, with the
+	// field whose value they take.
+	Splits []Split
+
 	BySweepTime, ByHeadTime string // values of By
 	Ascending, Descending   string // values of Order
 	MaxLimit                int    // most items in one answer
@@ -43,6 +47,13 @@ type Kind struct {
 	Trackable      []string // fields that changed_on may name beside StatusField
 	RevisionFields []string // fields whose values make a revision; lists are sorted
 }
+
+// A Split is a filter and the field of an item that it acts on.
+type Split struct{ Filter, Field string }
+
+// MaxFilters is how many filters one request may have, after the comment on
+// the data type Filter in the vendor's SDKs.
+const MaxFilters = 5
 
 // Kinds returns the registry.
 func Kinds() []*Kind {
@@ -114,6 +125,10 @@ func riskProcess() *Kind {
 		// still prints BeginTime twice, the second time described as "end".
 		BeginFilter: "BeginTime", EndFilter: "EndTime",
 		StatusFilter: "Status", StatusFilterValues: []string{"0", "1", "2", "3", "4"},
+		Splits: []Split{
+			{Filter: "IpOrName", Field: "HostIp"}, {Filter: "VirusName", Field: "VirusName"},
+			{Filter: "FilePath", Field: "FilePath"}, {Filter: "ProcessId", Field: "ProcessId"},
+		},
 		BySweepTime: "StartTime", ByHeadTime: "DetectTime",
 		Ascending: "ASC", Descending: "DESC", MaxLimit: 100,
 		SourceFilters: []string{"HostId", "IpOrName", "VirusName", "ProcessId", "FilePath"},

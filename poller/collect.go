@@ -36,7 +36,7 @@ func (s *sweep) collect(ctx context.Context, second int64) error {
 	return s.repeat(ctx, func(ctx context.Context) (map[string]bool, bool, error) {
 		return s.collectOnce(ctx, second, only)
 	}, func(ctx context.Context) (int64, error) {
-		a, err := s.askSecond(ctx, second, "", 0, 1)
+		a, err := s.askSecond(ctx, second, cwp.Query{Limit: 1})
 		if err != nil {
 			return -1, err
 		}
@@ -70,9 +70,9 @@ func (s *sweep) repeat(ctx context.Context, once func(context.Context) (map[stri
 
 // askSecond asks for one second. An EndTime that turns out to exclude the
 // second it names is remembered.
-func (s *sweep) askSecond(ctx context.Context, second int64, status string, offset, limit int) (*answer, error) {
+func (s *sweep) askSecond(ctx context.Context, second int64, q cwp.Query) (*answer, error) {
+	q.Sort = cwp.BySweepTime
 	for {
-		q := cwp.Query{Sort: cwp.BySweepTime, Status: status, Offset: offset, Limit: limit}
 		q.Begin, q.End = s.bounds(second)
 		a, f, err := s.checked(ctx, q)
 		if err != nil {
@@ -82,7 +82,7 @@ func (s *sweep) askSecond(ctx context.Context, second int64, status string, offs
 			return nil, errFilter
 		}
 		s.mu.Lock()
-		retry := len(a.rows) == 0 && status == "" && offset == 0 && !s.endExcl
+		retry := len(a.rows) == 0 && q.Status == "" && q.Where.Name == "" && q.Offset == 0 && !s.endExcl
 		if retry {
 			s.endExcl = true
 		}
@@ -108,62 +108,125 @@ func (s *sweep) askSecond(ctx context.Context, second int64, status string, offs
 }
 
 // collectOnce reads a second once: whole if it fits one answer, else split by
-// status, and by offset where a split still does not fit. complete reports
-// that one answer held it all.
+// status, and by offset and further filters where a split still does not fit.
+// complete reports that one answer held it all.
 func (s *sweep) collectOnce(ctx context.Context, second int64, owns func(int64) bool) (ids map[string]bool, complete bool, err error) {
-	limit := s.p.kind.MaxLimit
-	ids = map[string]bool{}
-	a, err := s.askSecond(ctx, second, "", 0, limit)
+	c := &collecting{s: s, second: second, owns: owns, ids: map[string]bool{}}
+	all, err := c.ask(ctx, cwp.Query{})
 	if err != nil {
 		return nil, false, err
 	}
-	stale, err := s.collected(ctx, a, ids, owns)
-	if err != nil {
-		return nil, false, err
-	}
-	if a.whole() && !stale {
-		return ids, true, nil
+	if all.whole() && !c.stale {
+		return c.ids, true, nil
 	}
 	var counted int64
 	for _, status := range s.p.kind.StatusFilterValues {
-		a, err := s.askSecond(ctx, second, status, 0, limit)
+		a, err := c.ask(ctx, cwp.Query{Status: status})
 		if err != nil {
-			return nil, false, err
-		}
-		if _, err := s.collected(ctx, a, ids, owns); err != nil {
 			return nil, false, err
 		}
 		counted += max(a.total(), 0)
 		if !a.whole() {
-			if err := s.offsets(ctx, second, status, ids, owns); err != nil {
+			if err := c.rest(ctx, cwp.Query{Status: status}, a); err != nil {
 				return nil, false, err
 			}
 		}
 	}
-	if counted < a.total() {
+	if counted < all.total() {
 		// Some bear a status that the filter does not know.
-		if err := s.offsets(ctx, second, "", ids, owns); err != nil {
+		if err := c.rest(ctx, cwp.Query{}, all); err != nil {
 			return nil, false, err
 		}
 	}
-	return ids, false, nil
+	return c.ids, false, nil
 }
 
-// offsets pages through a second behind the first answer.
-func (s *sweep) offsets(ctx context.Context, second int64, status string, ids map[string]bool, owns func(int64) bool) error {
-	limit := s.p.kind.MaxLimit
-	for offset := limit; ; offset += limit {
-		a, err := s.askSecond(ctx, second, status, offset, limit)
+// A collecting is one reading of one second.
+type collecting struct {
+	s      *sweep
+	second int64
+	owns   func(int64) bool
+	ids    map[string]bool
+	stale  bool // an item was not judged
+}
+
+// ask asks for a part of the second and takes it in.
+func (c *collecting) ask(ctx context.Context, q cwp.Query) (*answer, error) {
+	q.Limit = c.s.p.kind.MaxLimit
+	a, err := c.s.askSecond(ctx, c.second, q)
+	if err != nil {
+		return nil, err
+	}
+	stale, err := c.s.collected(ctx, a, c.ids, c.owns)
+	c.stale = c.stale || stale
+	return a, err
+}
+
+// rest reads what does not fit one answer: by offset, which misses some where
+// the order inside a second changes between answers, and then by the values
+// that were seen, which does not.
+func (c *collecting) rest(ctx context.Context, q cwp.Query, first *answer) error {
+	rows := first.rows
+	limit := c.s.p.kind.MaxLimit
+	for q.Offset = limit; int64(q.Offset) < first.total() || !first.page.HasTotal; q.Offset += limit {
+		a, err := c.ask(ctx, q)
 		if err != nil {
 			return err
 		}
-		if _, err := s.collected(ctx, a, ids, owns); err != nil {
-			return err
-		}
-		if a.short || int64(offset+limit) >= a.total() && a.page.HasTotal {
-			return nil
+		rows = append(rows, a.rows...)
+		if a.short {
+			break
 		}
 	}
+	q.Offset = 0
+	split, ok := c.s.splitOf(rows)
+	if !ok {
+		return nil
+	}
+	asked := map[string]bool{}
+	for i := 0; i < len(rows); i++ { // rows grows: a value may show events with further values
+		value := c.s.p.kind.Field(rows[i].item.Raw, split.Field)
+		if value == "" || asked[value] {
+			continue
+		}
+		asked[value] = true
+		q.Where = cwp.Where{Name: split.Filter, Value: value}
+		a, err := c.ask(ctx, q)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, a.rows...)
+	}
+	return nil
+}
+
+// splitOf chooses the filter that parts rows into the fewest parts that fit one
+// answer each.
+func (s *sweep) splitOf(rows []row) (best cwp.Split, found bool) {
+	if len(s.p.opt.Filters)+4 > cwp.MaxFilters { // two bounds, status, and this one
+		return best, false
+	}
+	fewest := 0
+	for _, split := range s.p.kind.Splits {
+		if _, taken := s.p.opt.Filters[split.Filter]; taken {
+			continue
+		}
+		count, largest := map[string]int{}, 0
+		seen := map[string]bool{}
+		for _, r := range rows {
+			if seen[r.item.ID] {
+				continue
+			}
+			seen[r.item.ID] = true
+			v := s.p.kind.Field(r.item.Raw, split.Field)
+			count[v]++
+			largest = max(largest, count[v])
+		}
+		if largest <= s.p.kind.MaxLimit*3/4 && (!found || len(count) < fewest) {
+			best, fewest, found = split, len(count), true
+		}
+	}
+	return best, found
 }
 
 // collected takes in an answer, waits for it, and adds its ids. stale reports

@@ -71,7 +71,7 @@ type Poller struct {
 	in   *intake       // set before the goroutines begin
 	mark atomic.Uint32 // number of the sweep that runs or ran last
 
-	sweeping  sync.Mutex // held while a sweep runs; guards the rest
+	sweeping  sync.Mutex    // held while a sweep runs; guards the rest
 	rtt       time.Duration // smoothed time of one request
 	exclusive bool          // BeginTime excludes the second it names
 	endExcl   bool          // EndTime does

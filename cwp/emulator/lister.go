@@ -91,6 +91,7 @@ func (l *Lister) request(q cwp.Query) Request {
 		{Name: "BeginTime", Values: []string{q.Begin}},
 		{Name: "EndTime", Values: []string{q.End}},
 		{Name: "Status", Values: []string{q.Status}},
+		{Name: q.Where.Name, Values: []string{q.Where.Value}},
 	} {
 		if f.Values[0] != "" {
 			req.Filters = append(req.Filters, f)
