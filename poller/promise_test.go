@@ -1,0 +1,293 @@
+package poller_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/cwprelay/cwprelay/cwp"
+	"github.com/cwprelay/cwprelay/cwp/emulator"
+	"github.com/cwprelay/cwprelay/event"
+)
+
+// changing lets the list change before each answer, by a rate of changes per
+// request.
+func (r *rig) changing(perRequest float64) {
+	var mu sync.Mutex
+	due := 0.0
+	before := r.api.Before
+	r.api.Before = func(n int, q cwp.Query) error {
+		mu.Lock()
+		defer mu.Unlock()
+		for due += perRequest; due >= 1; due-- {
+			r.world.Step(time.Now())
+		}
+		if before != nil {
+			return before(n, q)
+		}
+		return nil
+	}
+}
+
+// missed are the pairs that were visible during the whole of a window and that
+// the journal has no record of.
+func (r *rig) missed(from, to uint64) []emulator.Pair {
+	r.t.Helper()
+	have := map[emulator.Pair]bool{}
+	for _, rec := range r.records() {
+		have[emulator.Pair{ID: rec.Key.ID, Status: rec.Status.Code}] = true
+	}
+	var out []emulator.Pair
+	for _, pair := range r.world.VisibleThroughout(from, to) {
+		if !have[pair] {
+			out = append(out, pair)
+		}
+	}
+	return out
+}
+
+// untrue are the records that the list never showed.
+func (r *rig) untrue() []*event.Record {
+	r.t.Helper()
+	var out []*event.Record
+	for _, rec := range r.records() {
+		if !r.world.EverShown(rec.Key.ID, rec.Raw) {
+			out = append(out, rec)
+		}
+	}
+	return out
+}
+
+// TestCertifiedSweepsMissNothing is the promise: over lists that change while
+// they are read, with ties in no fixed order, crowded seconds, errors and
+// delayed answers, a pair that is visible during the whole of a certified
+// sweep is in the journal at its end, and no record was never true.
+func TestCertifiedSweepsMissNothing(t *testing.T) {
+	certified := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		w := weather{
+			seed:    rapid.Uint64().Draw(rt, "seed"),
+			events:  rapid.IntRange(0, 1500).Draw(rt, "events"),
+			rate:    rapid.Float64Range(0, 3).Draw(rt, "changes per request"),
+			broken:  rapid.IntRange(0, 4).Draw(rt, "tens of requests between errors"),
+			tracked: rapid.Bool().Draw(rt, "changed on DetectTime"),
+			overlap: rapid.Bool().Draw(rt, "answers overtake each other"),
+		}
+		var failure string
+		synctest.Test(t, func(t *testing.T) {
+			n, err := w.sweeps(t)
+			certified += n
+			if err != nil {
+				failure = err.Error()
+			}
+		})
+		if failure != "" {
+			rt.Fatal(failure)
+		}
+	})
+	if certified == 0 {
+		t.Fatal("no sweep was certified: the test proves nothing")
+	}
+	t.Logf("%d certified sweeps", certified)
+}
+
+// A weather is the circumstances of some sweeps.
+type weather struct {
+	seed             uint64
+	events           int
+	rate             float64
+	broken           int
+	tracked, overlap bool
+}
+
+// sweeps runs three sweeps and returns how many were certified, and what broke
+// the promise.
+func (w weather) sweeps(t *testing.T) (certified int, err error) {
+	r := newRig(t, w.seed, w.events)
+	if w.tracked {
+		r.opt.Config.ChangedOn = []string{"HandleStatus", "DetectTime"}
+	}
+	if w.broken > 0 {
+		r.api.Before = func(n int, _ cwp.Query) error {
+			if n%(w.broken*10) == 0 {
+				return &cwp.Error{Class: cwp.ClassServer, Code: "InternalError"}
+			}
+			return nil
+		}
+	}
+	r.changing(w.rate)
+	if w.overlap {
+		r.opt.Rate = 1000 // parts side by side
+		r.api.Lead = func(n int) time.Duration { return time.Duration(n*7919%13) * time.Millisecond }
+		r.api.Lag = func(n int) time.Duration { return time.Duration(n*104729%17) * time.Millisecond }
+	}
+	for range 3 {
+		from := r.world.Tick()
+		cert, err := r.once(t.Context())
+		to := r.world.Tick()
+		if err != nil && !errors.As(err, new(*cwp.Error)) {
+			return certified, err
+		}
+		if !cert.Certified {
+			continue
+		}
+		certified++
+		if lost := r.missed(from, to); len(lost) > 0 {
+			return certified, fmt.Errorf("certified sweep %+v missed %d pairs, the first is %+v", cert, len(lost), lost[0])
+		}
+	}
+	if made := r.untrue(); len(made) > 0 {
+		return certified, fmt.Errorf("%d records were never true, the first is %s", len(made), made[0].Raw)
+	}
+	return certified, nil
+}
+
+// TestPlainOffsetPagingMisses shows that the world above is one in which the
+// usual way of paging loses events: the reason for keyset paging.
+func TestPlainOffsetPagingMisses(t *testing.T) {
+	missed := 0
+	for seed := range uint64(20) {
+		r := newRig(t, seed, 1500)
+		r.changing(3)
+		seen := map[emulator.Pair]bool{}
+		from := r.world.Tick()
+		for offset := 0; ; offset += 100 {
+			page, err := r.api.List(t.Context(), cwp.Query{Sort: cwp.BySweepTime, Offset: offset, Limit: 100})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, item := range page.Items {
+				seen[emulator.Pair{ID: item.ID, Status: item.Status}] = true
+			}
+			if len(page.Items) < 100 {
+				break
+			}
+		}
+		for _, pair := range r.world.VisibleThroughout(from, r.world.Tick()) {
+			if !seen[pair] {
+				missed++
+			}
+		}
+	}
+	if missed < 20 {
+		t.Errorf("offset paging missed %d pairs only: the list does not change enough to prove anything", missed)
+	}
+	t.Logf("offset paging missed %d pairs in 20 passes", missed)
+}
+
+// TestServerThatHidesRowsGetsNoCertificate lets the server count rows that it
+// never gives.
+func TestServerThatHidesRowsGetsNoCertificate(t *testing.T) {
+	r := newRig(t, 3, 500)
+	r.api.After = func(_ int, q cwp.Query, p *cwp.Page) (*cwp.Page, error) {
+		kept := p.Items[:0]
+		for _, item := range p.Items {
+			if item.ID[len(item.ID)-1] != '7' {
+				kept = append(kept, item)
+			}
+		}
+		p.Items = kept
+		return p, nil
+	}
+	cert, err := r.once(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cert.Certified || cert.Reason != "withheld" {
+		t.Errorf("certificate %+v, want none for withheld rows", cert)
+	}
+}
+
+// TestFallbacks reads lists of servers that honour not the order, not the time
+// filter, or neither.
+func TestFallbacks(t *testing.T) {
+	ignoreTimes := func(next func(cwp.Query) (*cwp.Page, error), q cwp.Query) (*cwp.Page, error) {
+		q.Begin, q.End = "", ""
+		return next(q)
+	}
+	reverse := func(p *cwp.Page) {
+		for i, j := 0, len(p.Items)-1; i < j; i, j = i+1, j-1 {
+			p.Items[i], p.Items[j] = p.Items[j], p.Items[i]
+		}
+	}
+	for name, tc := range map[string]struct {
+		noFilter, noOrder bool
+		method            string
+	}{
+		"no filter": {noFilter: true, method: "anchored"},
+		"no order":  {noOrder: true, method: "slices"},
+		"neither":   {noFilter: true, noOrder: true, method: "passes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 5, 700)
+			honest := r.api
+			r.opt.API = apiFunc(func(ctx context.Context, q cwp.Query) (*cwp.Page, error) {
+				ask := func(q cwp.Query) (*cwp.Page, error) { return honest.List(ctx, q) }
+				var p *cwp.Page
+				var err error
+				if tc.noFilter {
+					p, err = ignoreTimes(ask, q)
+				} else {
+					p, err = ask(q)
+				}
+				if err == nil && tc.noOrder {
+					reverse(p)
+				}
+				return p, err
+			})
+			cert, err := r.once(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cert.Method != tc.method {
+				t.Errorf("method %s, want %s", cert.Method, tc.method)
+			}
+			if got := len(r.pairs()); cert.Certified && got != 700 {
+				t.Errorf("certified with %d of 700 events", got)
+			}
+			t.Logf("%+v", cert)
+		})
+	}
+}
+
+type apiFunc func(context.Context, cwp.Query) (*cwp.Page, error)
+
+func (f apiFunc) List(ctx context.Context, q cwp.Query) (*cwp.Page, error) { return f(ctx, q) }
+
+// TestStatusChangesAndReopeningsAreRecords follows one event through its life.
+func TestStatusChangesAndReopeningsAreRecords(t *testing.T) {
+	r := newRig(t, 1, 0)
+	ids, err := r.world.InsertJSON([]byte(`{"EventId":24,"HandleStatus":0,"StartTime":"2026-11-01 10:00:00","DetectTime":"2026-11-01 10:00:05","VirusName":"Linux.Risk.Miner"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sweep := func() {
+		t.Helper()
+		cert, err := r.once(t.Context())
+		if err != nil || !cert.Certified {
+			t.Fatalf("%+v, %v", cert, err)
+		}
+	}
+	sweep()
+	for _, status := range []int{3, 3, 0, 9} {
+		r.world.SetStatus(status, ids...)
+		sweep()
+	}
+	var got []string
+	for _, rec := range r.records() {
+		got = append(got, fmt.Sprintf("%d %s %s<-%s backfill=%t", rec.Sequence, rec.Action, rec.Status.Symbol, rec.Previous.Symbol, rec.Backfill))
+	}
+	want := []string{
+		"1 detected pending<- backfill=true", "2 closed scanned<-pending backfill=false",
+		"3 reopened pending<-scanned backfill=false", "4 status-changed unknown<-pending backfill=false",
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("records\n%v, want\n%v", got, want)
+	}
+}
