@@ -14,6 +14,7 @@ import (
 	"github.com/cwprelay/cwprelay/cwp"
 	"github.com/cwprelay/cwprelay/cwp/emulator"
 	"github.com/cwprelay/cwprelay/event"
+	"github.com/cwprelay/cwprelay/poller"
 )
 
 // changing lets the list change before each answer, by a rate of changes per
@@ -62,6 +63,28 @@ func (r *rig) untrue() []*event.Record {
 		}
 	}
 	return out
+}
+
+// unordered names an event whose records tell its states in another order than
+// they were true in, "" if there is none.
+func (r *rig) unordered() string {
+	r.t.Helper()
+	next := map[string]int{} // by id: the first version that a further record may be
+	for _, rec := range r.records() {
+		versions := r.world.History(rec.Key.ID)
+		i := next[rec.Key.ID]
+		for i < len(versions) && versions[i].Status != rec.Status.Code {
+			i++
+		}
+		if i == len(versions) {
+			return fmt.Sprintf("record %d of event %s says %s, which was not true after what the record before it says", rec.Sequence, rec.Key.ID, rec.Status.Code)
+		}
+		next[rec.Key.ID] = i + 1
+		if rec.Action == event.Redetected {
+			next[rec.Key.ID] = i
+		}
+	}
+	return ""
 }
 
 // TestCertifiedSweepsMissNothing is the promise: over lists that change while
@@ -144,6 +167,9 @@ func (w weather) sweeps(t *testing.T) (certified int, err error) {
 	}
 	if made := r.untrue(); len(made) > 0 {
 		return certified, fmt.Errorf("%d records were never true, the first is %s", len(made), made[0].Raw)
+	}
+	if what := r.unordered(); what != "" {
+		return certified, errors.New(what)
 	}
 	return certified, nil
 }
@@ -289,5 +315,37 @@ func TestStatusChangesAndReopeningsAreRecords(t *testing.T) {
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("records\n%v, want\n%v", got, want)
+	}
+}
+
+// TestOlderAnswerNeverUndoesANewerOne polls with head scans beside sweeps while
+// answers overtake each other.
+func TestOlderAnswerNeverUndoesANewerOne(t *testing.T) {
+	for seed := range uint64(10) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, seed, 250)
+			r.opt.Config.PollInterval, r.opt.Config.SweepInterval = time.Second, time.Second
+			r.changing(2)
+			r.api.Lead = func(n int) time.Duration { return time.Duration(n*7919%400) * time.Millisecond }
+			r.api.Lag = func(n int) time.Duration { return time.Duration(n*104729%1300) * time.Millisecond }
+			p, err := poller.New(r.opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			if err := p.Run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if what := r.unordered(); what != "" {
+				t.Error(what)
+			}
+			if n := len(r.records()); n < 300 {
+				t.Errorf("%d records only: too little happened to prove anything", n)
+			}
+			if p.Status().Certified.Ended.IsZero() {
+				t.Error("no sweep was certified")
+			}
+		})
 	}
 }
