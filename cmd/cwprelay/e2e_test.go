@@ -1,0 +1,331 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cwprelay/cwprelay/cwp/emulator"
+	"github.com/cwprelay/cwprelay/sinks/splunkhec/hectest"
+)
+
+// asProgram makes the test binary be cwprelay: it is what the tests start as
+// processes of their own, and kill.
+const asProgram = "CWPRELAY_TEST_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		if err := os.Unsetenv(asProgram); err != nil {
+			os.Exit(exitFailed)
+		}
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// A stage is an emulated API, an emulated Splunk, and a configuration that
+// joins them.
+type stage struct {
+	t      *testing.T
+	api    *emulator.Server
+	hec    *hectest.Server
+	dir    string
+	config string
+}
+
+func newStage(t *testing.T, api emulator.Config) *stage {
+	t.Helper()
+	api.Limit = 10_000
+	s := &stage{t: t, api: emulator.New(api), hec: hectest.New(hectest.Config{}), dir: t.TempDir()}
+	apiServer, hecServer := httptest.NewServer(s.api), httptest.NewServer(s.hec)
+	t.Cleanup(apiServer.Close)
+	t.Cleanup(hecServer.Close)
+	ctx, cancel := context.WithCancel(context.Background())
+	var changes sync.WaitGroup
+	changes.Go(func() { _ = s.api.Run(ctx) })
+	t.Cleanup(func() { cancel(); changes.Wait() })
+	s.config = filepath.Join(s.dir, "cwprelay.yaml")
+	s.write(fmt.Sprintf(`
+sources:
+  prod:
+    endpoint: %s
+    credentials: {provider: static, secret_id: %s, secret_key: %s}
+    requests_per_second: 20
+    poll_interval: 1s
+    sweep_interval: 1s
+sinks:
+  soc: {splunk_hec: {url: "%s", token: hectest-token}}
+  archive: {file: {path: %s/out.jsonl}}
+state: {dir: %s/state, min_free_disk: 1}
+http: {listen: "off"}
+`, apiServer.URL, emulator.DefaultSecretID, emulator.DefaultSecretKey, hecServer.URL, s.dir, s.dir))
+	return s
+}
+
+func (s *stage) write(text string) {
+	s.t.Helper()
+	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *stage) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	return cmd
+}
+
+// run runs cwprelay to its end and returns its exit code and what it printed
+// on standard error.
+func (s *stage) run(args ...string) (int, string) {
+	s.t.Helper()
+	cmd := s.command(args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		s.t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), stderr.String()
+}
+
+// delivered are the pairs that a destination holds, from ECS documents or the
+// bodies of HEC events.
+func (s *stage) delivered() (hec, archive map[emulator.Pair]bool) {
+	s.t.Helper()
+	hec, archive = map[emulator.Pair]bool{}, map[emulator.Pair]bool{}
+	for _, e := range s.hec.Events() {
+		var body struct {
+			EventID json.Number `json:"event_id"`
+			Status  json.Number `json:"handle_status"`
+		}
+		if err := json.Unmarshal(e.Event, &body); err != nil {
+			s.t.Fatal(err)
+		}
+		hec[emulator.Pair{ID: body.EventID.String(), Status: body.Status.String()}] = true
+	}
+	text, err := os.ReadFile(filepath.Join(s.dir, "out.jsonl"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for line := range bytes.Lines(text) {
+		var doc struct {
+			Tencent struct {
+				CWP struct {
+					EventID json.Number `json:"event_id"`
+					Handle  struct {
+						Code json.Number `json:"code"`
+					} `json:"handle_status"`
+				} `json:"cwp"`
+			} `json:"tencent_cloud"`
+		}
+		if err := json.Unmarshal(line, &doc); err != nil {
+			s.t.Fatalf("line of the file: %v: %s", err, line)
+		}
+		archive[emulator.Pair{ID: doc.Tencent.CWP.EventID.String(), Status: doc.Tencent.CWP.Handle.Code.String()}] = true
+	}
+	return hec, archive
+}
+
+// sweepAll sweeps until a sweep is certified, and returns the ticks it lasted.
+func (s *stage) sweepAll() (from, to uint64) {
+	s.t.Helper()
+	var text string
+	for range 5 {
+		from = s.api.World().Tick()
+		var code int
+		if code, text = s.run("run", "--once", "-c", s.config); code == exitDone {
+			return from, s.api.World().Tick()
+		}
+	}
+	s.t.Fatalf("no certified sweep:\n%s", text)
+	return 0, 0
+}
+
+func (s *stage) requireAll(pairs []emulator.Pair) {
+	s.t.Helper()
+	hec, archive := s.delivered()
+	missing := 0
+	for _, p := range pairs {
+		// What has no plain number as status is told in another field.
+		if !hec[p] || !archive[p] {
+			if missing++; missing < 5 {
+				s.t.Errorf("%+v: at Splunk %t, in the file %t", p, hec[p], archive[p])
+			}
+		}
+	}
+	if missing > 0 {
+		s.t.Errorf("%d of %d pairs are missing", missing, len(pairs))
+	}
+	if v := s.hec.Violations(); len(v) > 0 {
+		s.t.Errorf("Splunk would not like %v", v)
+	}
+}
+
+// TestOnceDeliversEverything is the newcomer's way: one run over a list that
+// changes.
+func TestOnceDeliversEverything(t *testing.T) {
+	s := newStage(t, emulator.Config{Events: 1200, Rate: 5, Seed: 7})
+	from, to := s.sweepAll()
+	s.requireAll(s.api.World().VisibleThroughout(from, to))
+	if d := s.hec.Duplicates(); d > 0 {
+		t.Errorf("%d duplicates without a crash", d)
+	}
+}
+
+// TestKilledProcessLosesNothing kills the program at random times, while the
+// list changes and a tenth of the answers of both sides are faulty.
+func TestKilledProcessLosesNothing(t *testing.T) {
+	kills := 30
+	if testing.Short() {
+		kills = 5
+	}
+	s := newStage(t, emulator.Config{Events: 600, Rate: 20, Seed: 11})
+	var faults emulator.Faults
+	if err := faults.UnmarshalText([]byte("reset=0.03,truncate=0.03,InternalError=0.04")); err != nil {
+		t.Fatal(err)
+	}
+	s.api.SetFaults(faults)
+	random := rand.New(rand.NewPCG(1, 2))
+	for n := range kills {
+		if n%3 == 0 {
+			s.hec.Next(hectest.LostAnswer(), hectest.Busy())
+		}
+		cmd := s.command("run", "-c", s.config)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// The length of a life is what varies here; nothing is waited for.
+		time.Sleep(time.Duration(50+random.IntN(500)) * time.Millisecond)
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != -1 {
+			t.Fatalf("it ended by itself: %v\n%s", err, stderr.String())
+		}
+	}
+	s.api.SetFaults(emulator.Faults{})
+	from, to := s.sweepAll()
+	s.requireAll(s.api.World().VisibleThroughout(from, to))
+	// One batch of each sink is in flight at most, and a batch is 1000 records.
+	if d := s.hec.Duplicates(); d > kills*1000 {
+		t.Errorf("%d duplicates after %d kills", d, kills)
+	}
+	t.Logf("%d events at Splunk, %d duplicates after %d kills", s.hec.Distinct(), s.hec.Duplicates(), kills)
+}
+
+// TestMistakesHaveOneClearMessageAndCode covers what people get wrong.
+func TestMistakesHaveOneClearMessageAndCode(t *testing.T) {
+	s := newStage(t, emulator.Config{Events: 10})
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(text)
+	for name, tc := range map[string]struct {
+		change func(string) string
+		args   []string
+		code   int
+		want   string
+	}{
+		"wrong secret": {
+			change: func(c string) string { return strings.Replace(c, "secret_key: emulator", "secret_key: wr0ng", 1) },
+			args:   []string{"run", "--once"}, code: exitRefused, want: "AuthFailure.SignatureFailure",
+		},
+		"nobody there": {
+			change: func(c string) string { return strings.Replace(c, "endpoint: http://127.0.0.1:", "endpoint: http://127.0.0.1:1#", 1) },
+			args:   []string{"check"}, code: exitConfig, want: "endpoint",
+		},
+		"API unreachable": {
+			change: func(c string) string {
+				return strings.Replace(c, "endpoint: http://127.0.0.1:", "endpoint: http://127.0.0.1:1/", 1)
+			},
+			args: []string{"check"}, code: exitUnreachable, want: "connection refused",
+		},
+		"two mistakes": {
+			change: func(c string) string { return strings.Replace(c, "requests_per_second: 20", "requests_per_second: 200\n    polll_interval: 1s", 1) },
+			args:   []string{"run"}, code: exitConfig, want: "polll_interval: unknown key; did you mean poll_interval?",
+		},
+		"unknown verb": {change: func(c string) string { return c }, args: []string{"rum"}, code: exitUsage, want: "unknown command"},
+		"unknown flag": {change: func(c string) string { return c }, args: []string{"run", "--onec"}, code: exitUsage, want: "onec"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.write(tc.change(good))
+			args := tc.args
+			if tc.code != exitUsage {
+				args = append(args, "-c", s.config)
+			}
+			code, text := s.run(args...)
+			if code != tc.code || !strings.Contains(text, tc.want) {
+				t.Errorf("exit code %d, want %d; printed:\n%s\nwant %q", code, tc.code, text, tc.want)
+			}
+			if strings.Contains(text, "wr0ng") || strings.Contains(text, "hectest-token") {
+				t.Errorf("a secret was printed:\n%s", text)
+			}
+		})
+	}
+}
+
+// TestSecondProcessIsRefused starts a second daemon on the same state.
+func TestSecondProcessIsRefused(t *testing.T) {
+	s := newStage(t, emulator.Config{Events: 10})
+	first := s.command("run", "-c", s.config)
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = first.Process.Kill(); _ = first.Wait() }()
+	for s.hec.Distinct() == 0 {
+		time.Sleep(20 * time.Millisecond) // until it has the state open and works
+	}
+	code, text := s.run("run", "--once", "-c", s.config)
+	if code != exitFailed || !strings.Contains(text, "in use by another process") {
+		t.Errorf("exit code %d:\n%s", code, text)
+	}
+}
+
+// TestHaltedSinkHarmsNoOther gives one sink a token that is refused.
+func TestHaltedSinkHarmsNoOther(t *testing.T) {
+	s := newStage(t, emulator.Config{Events: 300})
+	s.hec.DisableToken(true)
+	code, text := s.run("run", "--once", "-c", s.config)
+	if code != exitFailed || !strings.Contains(text, "sink soc is halted") {
+		t.Errorf("exit code %d:\n%s", code, text)
+	}
+	_, archive := s.delivered()
+	if len(archive) != 300 {
+		t.Errorf("%d pairs in the file, want 300", len(archive))
+	}
+	s.hec.DisableToken(false)
+	if code, text := s.run("run", "--once", "-c", s.config); code != exitDone {
+		t.Errorf("after mending: exit code %d:\n%s", code, text)
+	}
+	s.requireAll(s.api.World().Visible(s.api.World().Tick()))
+}
+
+func TestDemoShowsEventsAndEnds(t *testing.T) {
+	s := &stage{t: t}
+	cmd := s.command("demo", "--for", "3s")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	if n := bytes.Count(stdout.Bytes(), []byte("\n")); n < 25 || !json.Valid(bytes.SplitN(stdout.Bytes(), []byte("\n"), 2)[0]) {
+		t.Errorf("%d lines:\n%.300s", n, stdout.String())
+	}
+	if !strings.Contains(stderr.String(), "Status page: http://127.0.0.1:") {
+		t.Errorf("no address of the page:\n%s", stderr.String())
+	}
+}
