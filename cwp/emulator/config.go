@@ -16,8 +16,8 @@ import (
 
 // The credentials and the account of an emulator that was given none.
 const (
-	DefaultSecretID  = "AKIDemulator"
-	DefaultSecretKey = "emulator" //nolint:gosec // no secret: the key of a server that serves invented data
+	DefaultSecretID  = "AKIDemulator" //nolint:gosec // no secret: the key of a server of invented data
+	DefaultSecretKey = "emulator"
 	DefaultAccount   = "100000000001"
 )
 

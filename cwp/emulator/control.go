@@ -35,7 +35,7 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request, path string) {
 	case "POST faults":
 		answer, err = s.replaceFaults(body)
 	case "POST credentials":
-		answer, err = s.rotate(body)
+		answer, err = struct{}{}, s.rotate(body)
 	case "GET stats":
 		answer = s.Stats()
 	default:
@@ -238,20 +238,20 @@ func (s *Server) replaceFaults(body []byte) (faultsControl, error) {
 	return s.faultsNow(), nil
 }
 
-func (s *Server) rotate(body []byte) (struct{}, error) {
+func (s *Server) rotate(body []byte) error {
 	var c struct {
 		SecretID  string `json:"secret_id"`
 		SecretKey string `json:"secret_key"`
 		Token     string `json:"token"`
 	}
 	if err := jsonObject(body, &c); err != nil {
-		return struct{}{}, err
+		return err
 	}
 	if c.SecretID == "" || c.SecretKey == "" {
-		return struct{}{}, errors.New("secret_id and secret_key: required")
+		return errors.New("secret_id and secret_key: required")
 	}
 	s.SetCredentials(c.SecretID, c.SecretKey, c.Token)
-	return struct{}{}, nil
+	return nil
 }
 
 // Stats says what a server has done.

@@ -418,9 +418,12 @@ func (w *World) parse(element []byte) (*row, error) {
 		id: "sha256:" + hex.EncodeToString(sum[:]), start: Null, now: version{status: "null", detect: Null},
 		host: &host{}, threat: &threat{}, json: bytes.Clone(element),
 	}
-	if json.Unmarshal(element, &r.members) != nil || r.members == nil {
-		r.members, r.fixed = nil, true
+	if bytes.TrimSpace(element)[0] != '{' {
+		r.fixed = true
 		return r, nil
+	}
+	if err := json.Unmarshal(element, &r.members); err != nil {
+		return nil, err
 	}
 	text := func(name string) string {
 		var s string
