@@ -58,7 +58,7 @@ type Log struct {
 func (c Config) withDefaults() Config {
 	if len(c.Sources) == 0 && len(c.Sinks) == 0 {
 		c.Sources = map[string]Source{"default": {}}
-		c.Sinks = map[string]Sink{"stdout": {Kind: all.Config{Stdout: stdoutBlock()}}}
+		c.Sinks = map[string]Sink{"stdout": {Kind: all.StandardOutput()}}
 	}
 	sources, sinks := map[string]Source{}, map[string]Sink{}
 	for name, s := range c.Sources {
@@ -172,7 +172,7 @@ func flatten(err error) []error {
 	if err == nil {
 		return nil
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the joined error itself
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var out []error
 		for _, e := range joined.Unwrap() {
 			out = append(out, flatten(e)...)

@@ -91,8 +91,8 @@ func TestPrecedence(t *testing.T) {
 }
 
 func TestUnknownVariableIsAMistake(t *testing.T) {
-	_, err := config.Load(config.Options{Environ: []string{"CWPRELAY_LOG__LEVLE=info"}})
-	if err == nil || !strings.Contains(err.Error(), "CWPRELAY_LOG__LEVLE: log.levle: unknown key; did you mean level?") {
+	_, err := config.Load(config.Options{Environ: []string{"CWPRELAY_LOG__LEVELL=info"}})
+	if err == nil || !strings.Contains(err.Error(), "CWPRELAY_LOG__LEVELL: log.levell: unknown key; did you mean level?") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -14,8 +15,6 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/v2"
-
-	"github.com/cwprelay/cwprelay/sinks/file"
 )
 
 // Options say where the configuration comes from. Flags win over the
@@ -25,8 +24,6 @@ type Options struct {
 	Environ []string          // NAME=value
 	Flags   map[string]string // by path: "log.level"
 }
-
-func stdoutBlock() *file.StdoutConfig { return &file.StdoutConfig{} }
 
 // envPrefix begins the variables that set options; two underscores separate
 // the parts of a path: CWPRELAY_SINKS__SOC__SPLUNK_HEC__TOKEN.
@@ -72,7 +69,7 @@ func Load(opt Options) (*Config, error) {
 	for _, path := range slices.Sorted(mapKeys(opt.Flags)) {
 		l.set(path, opt.Flags[path], place{text: "--" + strings.ReplaceAll(path, ".", "-")})
 	}
-	l.unknown(reflect.TypeFor[Config](), "", "")
+	l.unknown(reflect.TypeFor[Config](), "")
 	cfg, ok := l.decode()
 	if ok {
 		full := cfg.withDefaults()
@@ -140,16 +137,16 @@ func (l *loader) near(m mistake) place {
 		if p, ok := l.places[path]; ok {
 			return p
 		}
-		path, _, _ = cutLast(path)
+		path, _ = cutLast(path)
 	}
 	return place{text: l.path}
 }
 
-func cutLast(path string) (before, after string, ok bool) {
+func cutLast(path string) (before, after string) {
 	if i := strings.LastIndexByte(path, '.'); i >= 0 {
-		return path[:i], path[i+1:], true
+		return path[:i], path[i+1:]
 	}
-	return "", path, false
+	return "", path
 }
 
 func (l *loader) set(path string, value any, p place) {
@@ -178,7 +175,7 @@ func (l *loader) match(parts []string) string {
 		name := strings.ToLower(part)
 		if t != nil && t.Kind() == reflect.Map {
 			for known := range l.places {
-				if before, after, _ := cutLast(known); before == path && strings.EqualFold(strings.ReplaceAll(after, "-", "_"), strings.ReplaceAll(part, "-", "_")) {
+				if before, after := cutLast(known); before == path && strings.EqualFold(strings.ReplaceAll(after, "-", "_"), strings.ReplaceAll(part, "-", "_")) {
 					name = after
 				}
 			}
@@ -201,14 +198,11 @@ func elem(t reflect.Type) reflect.Type {
 // fields are the options of a struct, those of squashed ones included.
 func fields(t reflect.Type) map[string]reflect.Type {
 	out := map[string]reflect.Type{}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		tag := f.Tag.Get("koanf")
 		switch {
 		case strings.Contains(tag, ",squash"):
-			for k, v := range fields(elem(f.Type)) {
-				out[k] = v
-			}
+			maps.Copy(out, fields(elem(f.Type)))
 		case tag != "":
 			out[tag] = elem(f.Type)
 		}
@@ -232,7 +226,7 @@ func isBlock(t reflect.Type) bool {
 }
 
 // unknown reports the keys that no option has.
-func (l *loader) unknown(t reflect.Type, path, shown string) {
+func (l *loader) unknown(t reflect.Type, path string) {
 	under := map[string]bool{}
 	for key := range l.places {
 		if path == "" || strings.HasPrefix(key, path+".") {
@@ -257,7 +251,7 @@ func (l *loader) unknown(t reflect.Type, path, shown string) {
 			continue
 		}
 		if isBlock(next) || next.Kind() == reflect.Map {
-			l.unknown(next, full, shown)
+			l.unknown(next, full)
 		}
 	}
 }
@@ -440,14 +434,21 @@ func convert(value any, t reflect.Type) (any, error) {
 	}
 }
 
-// parseBytes reads a size: a number of bytes, or one with KiB, MiB, GiB, KB …
+// parseBytes reads a size: a number of bytes, or one with KiB, MiB, GiB, KB ….
 func parseBytes(text string) (int64, error) {
 	units := []struct {
 		name string
 		size float64
 	}{
-		{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
-		{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1},
+		{"KiB", 1 << 10},
+		{"MiB", 1 << 20},
+		{"GiB", 1 << 30},
+		{"TiB", 1 << 40},
+		{"KB", 1e3},
+		{"MB", 1e6},
+		{"GB", 1e9},
+		{"TB", 1e12},
+		{"B", 1},
 	}
 	number, size := strings.TrimSpace(text), 1.0
 	for _, u := range units {

@@ -16,7 +16,7 @@ import (
 )
 
 //go:embed example.yaml
-var example string //nolint:gochecknoglobals // embedded files need a variable
+var example string
 
 // Example is a commented configuration with every kind of block.
 func Example() string { return example }
@@ -53,7 +53,7 @@ func node(v reflect.Value) *yaml.Node {
 	case time.Duration:
 		return scalar(x.String(), "!!str")
 	}
-	switch v.Kind() { //nolint:exhaustive // the kinds that options have
+	switch v.Kind() {
 	case reflect.Struct:
 		m := &yaml.Node{Kind: yaml.MappingNode}
 		appendFields(m, v)

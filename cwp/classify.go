@@ -9,8 +9,8 @@ import (
 // The codes that a request is repeated for within one List.
 const (
 	codeSignatureExpire  = "AuthFailure.SignatureExpire"
-	codeTokenFailure     = "AuthFailure.TokenFailure"
-	codeSecretIDNotFound = "AuthFailure.SecretIdNotFound"
+	codeTokenFailure     = "AuthFailure.TokenFailure"     //nolint:gosec // a code of the API, no secret
+	codeSecretIDNotFound = "AuthFailure.SecretIdNotFound" //nolint:gosec // a code of the API, no secret
 )
 
 // classOf says what a code of the API means, after the vendor's common list.

@@ -286,7 +286,7 @@ func isToken(s string) bool {
 // prefixed puts a key path in front of each of joined errors.
 func prefixed(prefix string, err error) []error {
 	all := []error{err}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the joined error itself, as Validate returned it
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		all = joined.Unwrap()
 	}
 	for i, e := range all {

@@ -121,7 +121,7 @@ func (e *envelope) readList(body []byte, at, depth int, kind *Kind) int {
 // one bad element never fails its page.
 func readItem(body []byte, at, depth int, kind *Kind) (Item, int) {
 	var id, status, sweep, head []byte
-	end := -1
+	var end int
 	if at < len(body) && body[at] == '{' {
 		end = walkObject(body, at, depth, func(key []byte, at, depth int) int {
 			end := skipValue(body, at, depth)

@@ -126,8 +126,10 @@ func riskProcess() *Kind {
 		BeginFilter: "BeginTime", EndFilter: "EndTime",
 		StatusFilter: "Status", StatusFilterValues: []string{"0", "1", "2", "3", "4"},
 		Splits: []Split{
-			{Filter: "IpOrName", Field: "HostIp"}, {Filter: "VirusName", Field: "VirusName"},
-			{Filter: "FilePath", Field: "FilePath"}, {Filter: "ProcessId", Field: "ProcessId"},
+			{Filter: "IpOrName", Field: "HostIp"},
+			{Filter: "VirusName", Field: "VirusName"},
+			{Filter: "FilePath", Field: "FilePath"},
+			{Filter: "ProcessId", Field: "ProcessId"},
 		},
 		BySweepTime: "StartTime", ByHeadTime: "DetectTime",
 		Ascending: "ASC", Descending: "DESC", MaxLimit: 100,

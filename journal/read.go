@@ -277,8 +277,8 @@ func (f *File) sinkStatuses(tx *bolt.Tx, s *Status) error {
 	log := tx.Bucket([]byte("log"))
 	return tx.Bucket([]byte("cursor")).ForEach(func(k, row []byte) error {
 		st := SinkStatus{Sink: string(k), Configured: configured[string(k)], Dead: dead[string(k)]}
-		if decodeJSON(rowCursor, k, row, &st.Cursor) != nil {
-			return nil
+		if err := decodeJSON(rowCursor, k, row, &st.Cursor); err != nil {
+			return fmt.Errorf("cursor of sink %s: %w", k, err)
 		}
 		from := max(st.Cursor.Seq, max(s.First, 1)-1)
 		if s.Last > from {

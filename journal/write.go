@@ -158,8 +158,7 @@ func (f *File) try(group []*op) (err error) {
 			o.err = nil
 			here := f.meta
 			o.err = o.apply(tx)
-			var fatal *engineError
-			if errors.As(o.err, &fatal) {
+			if fatal, ok := errors.AsType[*engineError](o.err); ok {
 				return fatal.err
 			}
 			if o.err != nil {
@@ -173,8 +172,7 @@ func (f *File) try(group []*op) (err error) {
 			if o.err != nil && errors.Is(err, o.err) {
 				o.err = nil // it is the commit's error
 			}
-			var fatal *engineError
-			if errors.As(o.err, &fatal) {
+			if _, ok := errors.AsType[*engineError](o.err); ok {
 				o.err = nil
 			}
 		}
@@ -588,10 +586,15 @@ func (f *File) trimBeside(tx *bolt.Tx, gone uint64) error {
 	var moves []move
 	err := cursors.ForEach(func(k, row []byte) error {
 		var cur Cursor
-		if configured[string(k)] || decodeJSON(rowCursor, k, row, &cur) != nil || cur.Seq >= gone {
+		if configured[string(k)] {
 			return nil
 		}
-		moves = append(moves, move{string(k), cur})
+		if err := decodeJSON(rowCursor, k, row, &cur); err != nil {
+			return fmt.Errorf("cursor of sink %s: %w", k, err)
+		}
+		if cur.Seq < gone {
+			moves = append(moves, move{string(k), cur})
+		}
 		return nil
 	})
 	if err != nil {

@@ -72,39 +72,39 @@ func (s *sweep) repeat(ctx context.Context, once func(context.Context) (map[stri
 // second it names is remembered.
 func (s *sweep) askSecond(ctx context.Context, second int64, q cwp.Query) (*answer, error) {
 	q.Sort = cwp.BySweepTime
-	for {
-		q.Begin, q.End = s.bounds(second)
-		a, f, err := s.checked(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		if f == faultFilter {
-			return nil, errFilter
-		}
-		s.mu.Lock()
-		retry := len(a.rows) == 0 && q.Status == "" && q.Where.Name == "" && q.Offset == 0 && !s.endExcl
-		if retry {
-			s.endExcl = true
-		}
-		s.mu.Unlock()
-		if !retry {
-			return a, nil
-		}
-		// Nothing where a whole answer was a moment ago: ask with the bound one
-		// second later, and believe it only if that shows the second.
-		q.Begin, q.End = s.bounds(second)
-		b, f, err := s.checked(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		if f != faultNone || !b.has(second) || b.last() > second {
-			s.mu.Lock()
-			s.endExcl = false
-			s.mu.Unlock()
-			return a, nil
-		}
-		return b, nil
+	q.Begin, q.End = s.bounds(second)
+	a, f, err := s.checked(ctx, q)
+	if err != nil {
+		return nil, err
 	}
+	if f == faultFilter {
+		return nil, errFilter
+	}
+	if len(a.rows) > 0 || q.Status != "" || q.Where.Name != "" || q.Offset > 0 || s.endExcludes() {
+		return a, nil
+	}
+	// Nothing where a whole answer was a moment ago: ask with the bound one
+	// second later, and believe it only if that shows the second alone.
+	s.setEndExcludes(true)
+	q.Begin, q.End = s.bounds(second)
+	b, f, err := s.checked(ctx, q)
+	if err != nil || f != faultNone || !b.has(second) || b.last() > second {
+		s.setEndExcludes(false)
+		return a, err
+	}
+	return b, nil
+}
+
+func (s *sweep) endExcludes() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endExcl
+}
+
+func (s *sweep) setEndExcludes(v bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endExcl = v
 }
 
 // collectOnce reads a second once: whole if it fits one answer, else split by
@@ -241,7 +241,7 @@ func (s *sweep) collected(ctx context.Context, a *answer, ids map[string]bool, o
 		return false, err
 	}
 	for _, r := range a.rows {
-		if owns(r.at) && !(len(unjudged) > 0 && unjudged[r.at]) {
+		if owns(r.at) && !unjudged[r.at] {
 			ids[r.item.ID] = true
 		}
 	}

@@ -21,14 +21,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // A rig is a poller over an emulated list and a real journal.
 type rig struct {
-	t     testing.TB
+	t     *testing.T
 	world *emulator.World
 	api   *emulator.Lister
 	file  *journal.File
 	opt   poller.Options
 }
 
-func newRig(t testing.TB, seed uint64, events int) *rig {
+func newRig(t *testing.T, seed uint64, events int) *rig {
 	t.Helper()
 	file, err := journal.Open(journal.Config{Dir: t.TempDir(), MinFreeDisk: 1}.WithDefaults(), journal.Options{})
 	if err != nil {

@@ -132,6 +132,7 @@ type weather struct {
 // sweeps runs three sweeps and returns how many were certified, and what broke
 // the promise.
 func (w weather) sweeps(t *testing.T) (certified int, err error) {
+	t.Helper()
 	r := newRig(t, w.seed, w.events)
 	if w.tracked {
 		r.opt.Config.ChangedOn = []string{"HandleStatus", "DetectTime"}
@@ -211,7 +212,7 @@ func TestPlainOffsetPagingMisses(t *testing.T) {
 // never gives.
 func TestServerThatHidesRowsGetsNoCertificate(t *testing.T) {
 	r := newRig(t, 3, 500)
-	r.api.After = func(_ int, q cwp.Query, p *cwp.Page) (*cwp.Page, error) {
+	r.api.After = func(_ int, _ cwp.Query, p *cwp.Page) (*cwp.Page, error) {
 		kept := p.Items[:0]
 		for _, item := range p.Items {
 			if item.ID[len(item.ID)-1] != '7' {

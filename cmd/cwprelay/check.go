@@ -112,7 +112,7 @@ func checkSinks(ctx context.Context, cfg *config.Config, out io.Writer) error {
 func configCommand(p process) *cobra.Command {
 	c := &cobra.Command{Use: "config", Short: "Show the configuration"}
 	var flags configFlags
-	print := &cobra.Command{
+	show := &cobra.Command{
 		Use: "print", Short: "Print the values in force, secrets masked", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := flags.load(p)
@@ -122,8 +122,8 @@ func configCommand(p process) *cobra.Command {
 			return cfg.Print(p.stdout)
 		},
 	}
-	flags.add(print)
-	c.AddCommand(print, &cobra.Command{
+	flags.add(show)
+	c.AddCommand(show, &cobra.Command{
 		Use: "example", Short: "Print a commented sample", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := io.WriteString(p.stdout, config.Example())

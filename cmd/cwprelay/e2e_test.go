@@ -245,8 +245,10 @@ func TestMistakesHaveOneClearMessageAndCode(t *testing.T) {
 			args:   []string{"run", "--once"}, code: exitRefused, want: "AuthFailure.SignatureFailure",
 		},
 		"nobody there": {
-			change: func(c string) string { return strings.Replace(c, "endpoint: http://127.0.0.1:", "endpoint: http://127.0.0.1:1#", 1) },
-			args:   []string{"check"}, code: exitConfig, want: "endpoint",
+			change: func(c string) string {
+				return strings.Replace(c, "endpoint: http://127.0.0.1:", "endpoint: http://127.0.0.1:1#", 1)
+			},
+			args: []string{"check"}, code: exitConfig, want: "endpoint",
 		},
 		"API unreachable": {
 			change: func(c string) string {
@@ -255,8 +257,10 @@ func TestMistakesHaveOneClearMessageAndCode(t *testing.T) {
 			args: []string{"check"}, code: exitUnreachable, want: "connection refused",
 		},
 		"two mistakes": {
-			change: func(c string) string { return strings.Replace(c, "requests_per_second: 20", "requests_per_second: 200\n    polll_interval: 1s", 1) },
-			args:   []string{"run"}, code: exitConfig, want: "polll_interval: unknown key; did you mean poll_interval?",
+			change: func(c string) string {
+				return strings.Replace(c, "requests_per_second: 20", "requests_per_second: 200\n    polll_interval: 1s", 1)
+			},
+			args: []string{"run"}, code: exitConfig, want: "polll_interval: unknown key; did you mean poll_interval?",
 		},
 		"unknown verb": {change: func(c string) string { return c }, args: []string{"rum"}, code: exitUsage, want: "unknown command"},
 		"unknown flag": {change: func(c string) string { return c }, args: []string{"run", "--onec"}, code: exitUsage, want: "onec"},

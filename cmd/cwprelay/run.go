@@ -192,7 +192,7 @@ func (a *app) once(ctx context.Context, stderr io.Writer, timeout time.Duration)
 	if err := a.wait(workCtx, workers); err != nil {
 		return err
 	}
-	return worst(swept, settled, a.buried(deadBefore), cause(ctx))
+	return worst(swept, settled, a.buried(context.WithoutCancel(ctx), deadBefore), cause(ctx))
 }
 
 // cause is why a --once was ended early.
@@ -222,8 +222,7 @@ func apiCode(err error) int {
 	e, ok := errors.AsType[*cwp.Error](err)
 	switch {
 	case errors.Is(accountError(err), err) && !ok:
-		var coded *exitError
-		if errors.As(accountError(err), &coded) {
+		if coded, ok := errors.AsType[*exitError](accountError(err)); ok {
 			return coded.code
 		}
 		return exitFailed
@@ -252,7 +251,7 @@ func (a *app) settle(ctx context.Context) error {
 		s := w.Status()
 		switch {
 		case err != nil:
-			return nil // ended early: told elsewhere
+			return worst(errs...) // ended early: the cause is told elsewhere
 		case state == delivery.Halted && s.Cursor.Seq < st.Last:
 			errs = append(errs, exit(exitFailed, fmt.Errorf("sink %s is halted: %s; its records stay in the journal", s.Name, s.HaltReason)))
 		}
@@ -276,8 +275,8 @@ func deadLetters(st journal.Status) int {
 	return n
 }
 
-func (a *app) buried(before int) error {
-	st, err := a.journal.Status(context.Background())
+func (a *app) buried(ctx context.Context, before int) error {
+	st, err := a.journal.Status(ctx)
 	if err != nil {
 		return err
 	}
@@ -298,13 +297,14 @@ func (a *app) stalled(ctx context.Context, timeout time.Duration, stop context.C
 			return
 		case <-tick.C:
 		}
-		now := ""
+		var marks []any
 		for _, s := range a.sourceStatus() {
-			now += fmt.Sprint(s.Progress.Requests, s.Known, s.Last.Sweep, ";")
+			marks = append(marks, s.Progress.Requests, s.Known, s.Last.Sweep)
 		}
 		for _, s := range a.sinkStatus() {
-			now += fmt.Sprint(s.Cursor.Seq, len(s.Cursor.Ahead), ";")
+			marks = append(marks, s.Cursor.Seq, len(s.Cursor.Ahead))
 		}
+		now := fmt.Sprintln(marks...)
 		switch {
 		case now != last:
 			last, since = now, time.Now()
@@ -335,8 +335,7 @@ func worst(errs ...error) error {
 			continue
 		}
 		c := exitFailed
-		var coded *exitError
-		if errors.As(err, &coded) {
+		if coded, ok := errors.AsType[*exitError](err); ok {
 			c = coded.code
 		}
 		if rank(c) > rank(code) {

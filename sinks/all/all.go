@@ -32,6 +32,9 @@ const (
 	Stdout    = "stdout"
 )
 
+// StandardOutput is the destination that needs no options.
+func StandardOutput() Config { return Config{Stdout: &file.StdoutConfig{}} }
+
 // Kinds returns the names of all kinds.
 func Kinds() []string { return []string{SplunkHEC, Kafka, File, Stdout} }
 
