@@ -179,7 +179,12 @@ func (f *File) openSound() (lost bool, err error) {
 
 // openChecked locks the file, looks at its structure, and only then lets the
 // engine read it: on a damaged tree it panics in a goroutine of its own.
-func (f *File) openChecked() (*bolt.DB, error) {
+func (f *File) openChecked() (db *bolt.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errDamaged, p)
+		}
+	}()
 	info, err := os.Stat(f.path)
 	if err != nil {
 		return nil, err
@@ -195,7 +200,7 @@ func (f *File) openChecked() (*bolt.DB, error) {
 			return nil, err
 		}
 	}
-	db, err := bolt.Open(f.path, 0o600, f.boltOptions())
+	db, err = bolt.Open(f.path, 0o600, f.boltOptions())
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, lockedError(f.cfg.Dir)

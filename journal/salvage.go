@@ -54,7 +54,8 @@ func inspect(path string) (err error) {
 	if high*uint64(b.page) > uint64(b.size) {
 		return fmt.Errorf("the file is cut short: %d bytes of %d", b.size, high*uint64(b.page))
 	}
-	return b.walk(root, map[uint64]bool{}, high, true)
+	w := walker{file: b, seen: map[uint64]bool{}, high: high, top: true}
+	return w.walk(root, span{})
 }
 
 // head reads the two head pages and returns root and high water mark of the
@@ -109,29 +110,48 @@ func (b *boltFile) read(id uint64) (boltPage, error) {
 	return p, nil
 }
 
-func (b *boltFile) walk(id uint64, seen map[uint64]bool, high uint64, top bool) error {
-	if seen[id] || id >= high || id < 2 {
+// A walker walks the tree of the buckets (top), or of one bucket.
+type walker struct {
+	file *boltFile
+	seen map[uint64]bool
+	high uint64
+	top  bool
+}
+
+// A span is what the keys of a page may be: from first on, before next. Nil is
+// no bound.
+type span struct{ first, next []byte }
+
+func (s span) holds(key []byte) bool {
+	return string(key) >= string(s.first) && (s.next == nil || string(key) < string(s.next))
+}
+
+func (w walker) walk(id uint64, keys span) error {
+	if w.seen[id] || id >= w.high || id < 2 {
 		return fmt.Errorf("page %d: stands where it must not", id)
 	}
-	seen[id] = true
-	p, err := b.read(id)
+	w.seen[id] = true
+	p, err := w.file.read(id)
 	if err != nil {
 		return err
 	}
 	switch p.flags {
 	case flagLeaf:
 		return p.leaves(func(flags uint32, key, value []byte) error {
+			if !keys.holds(key) {
+				return fmt.Errorf("page %d: a key that belongs elsewhere", id)
+			}
 			if flags&1 == 0 {
-				if top {
+				if w.top {
 					return fmt.Errorf("page %d: a value among the buckets", id)
 				}
 				return nil
 			}
-			if !top || len(value) < 16 {
+			if !w.top || len(value) < 16 {
 				return fmt.Errorf("page %d: bucket %q is wrong", id, key)
 			}
 			if root := binary.LittleEndian.Uint64(value); root != 0 {
-				return b.walk(root, seen, high, false)
+				return walker{file: w.file, seen: w.seen, high: w.high}.walk(root, span{})
 			}
 			inline := boltPage{
 				flags: binary.LittleEndian.Uint16(value[16+8:]), count: int(binary.LittleEndian.Uint16(value[16+10:])), data: value[16:],
@@ -139,26 +159,45 @@ func (b *boltFile) walk(id uint64, seen map[uint64]bool, high uint64, top bool) 
 			return inline.leaves(func(uint32, []byte, []byte) error { return nil })
 		})
 	case flagInner:
-		for i := range p.count {
-			e := pageHead + i*elemSize
-			if e+elemSize > len(p.data) {
-				return fmt.Errorf("page %d: too many elements", id)
-			}
-			pos, size := binary.LittleEndian.Uint32(p.data[e:]), binary.LittleEndian.Uint32(p.data[e+4:])
-			if int64(e)+int64(pos)+int64(size) > int64(len(p.data)) {
-				return fmt.Errorf("page %d: element %d lies outside", id, i)
-			}
-			if err := b.walk(binary.LittleEndian.Uint64(p.data[e+8:]), seen, high, top); err != nil {
-				return err
-			}
-		}
-		if p.count == 0 {
-			return fmt.Errorf("page %d: empty", id)
-		}
-		return nil
+		return w.inner(id, p, keys)
 	default:
 		return fmt.Errorf("page %d: is no page of a tree", id)
 	}
+}
+
+// inner walks the children of a page. Each is told what its keys may be: the
+// engine panics where they are not.
+func (w walker) inner(id uint64, p boltPage, keys span) error {
+	le := binary.LittleEndian
+	first := make([][]byte, p.count)
+	for i := range p.count {
+		e := pageHead + i*elemSize
+		if e+elemSize > len(p.data) {
+			return fmt.Errorf("page %d: too many elements", id)
+		}
+		from := int64(e) + int64(le.Uint32(p.data[e:]))
+		to := from + int64(le.Uint32(p.data[e+4:]))
+		if to > int64(len(p.data)) {
+			return fmt.Errorf("page %d: element %d lies outside", id, i)
+		}
+		first[i] = p.data[from:to]
+		if i > 0 && string(first[i]) <= string(first[i-1]) || !keys.holds(first[i]) {
+			return fmt.Errorf("page %d: element %d: its key is out of order", id, i)
+		}
+	}
+	if p.count == 0 {
+		return fmt.Errorf("page %d: empty", id)
+	}
+	for i := range p.count {
+		child := span{first: first[i], next: keys.next}
+		if i+1 < p.count {
+			child.next = first[i+1]
+		}
+		if err := w.walk(le.Uint64(p.data[pageHead+i*elemSize+8:]), child); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // leaves calls f with each element of a leaf page, and fails where one lies

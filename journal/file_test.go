@@ -1,0 +1,338 @@
+package journal_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/cwprelay/cwprelay/journal"
+	"github.com/cwprelay/cwprelay/journal/journaltest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func config(dir string) journal.Config {
+	return journal.Config{Dir: dir, MinFreeDisk: 1}.WithDefaults()
+}
+
+func open(t testing.TB, cfg journal.Config, opt journal.Options) *journal.File {
+	t.Helper()
+	f, err := journal.Open(cfg, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func sinks(rules ...journal.SinkRule) journal.Options { return journal.Options{Sinks: rules} }
+
+func lease(t testing.TB, f *journal.File, owner string) journal.Lease {
+	t.Helper()
+	l, err := f.Lease(t.Context(), owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// fill appends records with bodies of a size until an error.
+func fill(t testing.TB, f *journal.File, from, n, size int) error {
+	t.Helper()
+	for i := from; i < from+n; i++ {
+		rec := journaltest.Record(fmt.Sprint(i), 1)
+		body := make([]byte, size)
+		for j := range body {
+			body[j] = byte('!' + rand.IntN(90)) // nothing that compresses well
+		}
+		rec.Raw = fmt.Appendf(nil, `{"EventId":%d,"x":%q}`, i, body)
+		if _, err := f.Append(t.Context(), lease(t, f, "source/prod/risk_process"), journal.Batch{Changes: []journal.Change{journaltest.Change(rec)}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestConformance(t *testing.T) {
+	dirs := map[journal.Journal]string{}
+	opt := sinks(journal.SinkRule{Name: journaltest.Sink})
+	journaltest.Run(t, journaltest.Engine{
+		Open: func(t *testing.T) journal.Journal {
+			dir := t.TempDir()
+			f := open(t, config(dir), opt)
+			dirs[f] = dir
+			return f
+		},
+		Reopen: func(t *testing.T, j journal.Journal) journal.Journal {
+			if err := j.(*journal.File).Close(); err != nil {
+				t.Fatal(err)
+			}
+			return open(t, config(dirs[j]), opt)
+		},
+	})
+}
+
+func TestSecondProcessIsRefusedQuickly(t *testing.T) {
+	dir := t.TempDir()
+	open(t, config(dir), journal.Options{})
+	began := time.Now()
+	_, err := journal.Open(config(dir), journal.Options{})
+	if !errors.Is(err, journal.ErrLocked) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("error %v", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("took %s", took)
+	}
+}
+
+func TestFilesArePrivate(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	open(t, config(dir), journal.Options{})
+	for path, want := range map[string]os.FileMode{dir: 0o700 | os.ModeDir, filepath.Join(dir, "journal.db"): 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode() != want {
+			t.Errorf("%s: mode %v, %v, want %v", path, info.Mode(), err, want)
+		}
+	}
+}
+
+func TestClosedJournalSaysSo(t *testing.T) {
+	f := open(t, config(t.TempDir()), journal.Options{})
+	l := lease(t, f, "source/prod/risk_process")
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Append(t.Context(), l, journal.Batch{}); !errors.Is(err, journal.ErrClosed) {
+		t.Errorf("append: %v", err)
+	}
+	if _, err := f.Read(t.Context(), 0, 1, 0); !errors.Is(err, journal.ErrClosed) {
+		t.Errorf("read: %v", err)
+	}
+}
+
+func TestWhatAppendReturnedSurvivesACrash(t *testing.T) {
+	dir, copied := t.TempDir(), t.TempDir()
+	f := open(t, config(dir), journal.Options{})
+	if err := fill(t, f, 0, 50, 200); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "journal.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(copied, "journal.db"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := open(t, config(copied), journal.Options{})
+	if recs, err := g.Read(t.Context(), 0, 100, 0); err != nil || len(recs) != 50 {
+		t.Errorf("%d records, %v", len(recs), err)
+	}
+}
+
+func TestFullJournalPausesAndGoesOn(t *testing.T) {
+	cfg := config(t.TempDir())
+	cfg.MaxBytes = 1 << 20
+	f := open(t, cfg, sinks(journal.SinkRule{Name: "slow"}, journal.SinkRule{Name: "fast"}))
+	err := fill(t, f, 0, 5000, 1000)
+	full, ok := errors.AsType[*journal.FullError](err)
+	if !ok || !errors.Is(err, journal.ErrFull) || full.Limit != "state.max_bytes" {
+		t.Fatalf("error %v", err)
+	}
+	st, err := f.Status(t.Context())
+	if err != nil || st.Full == nil || st.Bytes > cfg.MaxBytes {
+		t.Fatalf("status %+v, %v", st, err)
+	}
+	for _, sink := range []string{"slow", "fast"} {
+		if err := f.Settle(t.Context(), lease(t, f, "sink/"+sink), journal.Settlement{Sink: sink, Cursor: journal.Cursor{Seq: st.Last}}); err != nil {
+			t.Fatalf("settling a full journal: %v", err)
+		}
+	}
+	if err := fill(t, f, 10_000, 10, 1000); err != nil {
+		t.Errorf("after settling: %v", err)
+	}
+	if st, err := f.Status(t.Context()); err != nil || st.Full != nil || len(st.Gaps) > 0 {
+		t.Errorf("status %+v, %v", st, err)
+	}
+}
+
+func TestSinkThatMaySkipLosesItsOldestAndAGapSaysSo(t *testing.T) {
+	cfg := config(t.TempDir())
+	cfg.MaxBytes = 1 << 20
+	f := open(t, cfg, sinks(journal.SinkRule{Name: "lossy", OnFull: journal.OnFullSkip}))
+	const n = 3000
+	if err := fill(t, f, 0, n, 1000); err != nil {
+		t.Fatal(err)
+	}
+	st, err := f.Status(t.Context())
+	if err != nil || len(st.Gaps) == 0 {
+		t.Fatalf("status %+v, %v", st, err)
+	}
+	lost := 0
+	for _, g := range st.Gaps {
+		lost += g.Records
+	}
+	cursor, err := f.Cursor(t.Context(), "lossy")
+	if err != nil || int(cursor.Seq) != lost || st.First != cursor.Seq+1 {
+		t.Errorf("cursor %+v, %d lost, first kept %d, %v", cursor, lost, st.First, err)
+	}
+	if lost+st.Records != n {
+		t.Errorf("%d lost and %d kept of %d", lost, st.Records, n)
+	}
+}
+
+func TestNewSinkStartsWhereItsRuleSays(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, config(dir), journal.Options{})
+	if err := fill(t, f, 0, 5, 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f = open(t, config(dir), sinks(journal.SinkRule{Name: "a", StartFrom: journal.StartOldest}, journal.SinkRule{Name: "b", StartFrom: journal.StartNow}))
+	for sink, want := range map[string]uint64{"a": 0, "b": 5} {
+		if c, err := f.Cursor(t.Context(), sink); err != nil || c.Seq != want {
+			t.Errorf("cursor of %s %+v, %v, want %d", sink, c, err, want)
+		}
+	}
+}
+
+// TestDamagedFileIsSetAsideAndCarriedOver cuts and alters files everywhere.
+func TestDamagedFileIsSetAsideAndCarriedOver(t *testing.T) {
+	whole := t.TempDir()
+	f := open(t, config(whole), sinks(journal.SinkRule{Name: "soc"}))
+	if err := fill(t, f, 0, 200, 300); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Settle(t.Context(), lease(t, f, "sink/soc"), journal.Settlement{Sink: "soc", Cursor: journal.Cursor{Seq: 20}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(whole, "journal.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(1, 1))
+	setAside, carried := 0, 0
+	for n := range 150 {
+		damaged := bytes.Clone(text)
+		switch n % 3 {
+		case 0: // cut short
+			damaged = damaged[:random.IntN(len(damaged))]
+		case 1: // a bit
+			damaged[random.IntN(len(damaged))] ^= 1 << random.IntN(8)
+		case 2: // a sector
+			at := random.IntN(len(damaged)/512) * 512
+			clear(damaged[at : at+512])
+		}
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "journal.db"), damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var reports []string
+		opt := sinks(journal.SinkRule{Name: "soc"})
+		opt.Report = func(m string) { reports = append(reports, m) }
+		g, err := journal.Open(config(dir), opt)
+		if err != nil {
+			t.Fatalf("damage %d: start refused: %v", n, err)
+		}
+		recs, err := g.Read(t.Context(), 0, 1000, 0)
+		if err != nil {
+			t.Errorf("damage %d: read: %v", n, err)
+		}
+		st, err := g.Status(t.Context())
+		if err != nil {
+			t.Errorf("damage %d: status: %v", n, err)
+		}
+		if len(st.SetAside) > 0 {
+			setAside++
+			carried += len(recs)
+			if len(reports) == 0 {
+				t.Errorf("damage %d: nobody was told", n)
+			}
+			if _, err := os.Stat(st.SetAside[0]); err != nil {
+				t.Errorf("damage %d: the damaged file is gone: %v", n, err)
+			}
+		}
+		// What is there is right, whatever was lost.
+		for _, r := range recs {
+			if !bytes.HasPrefix(r.Raw, fmt.Appendf(nil, `{"EventId":%s,`, r.Key.ID)) {
+				t.Errorf("damage %d: record %d is wrong: %.60s", n, r.Seq, r.Raw)
+			}
+		}
+		if err := fill(t, g, 100_000, 1, 10); err != nil {
+			t.Errorf("damage %d: append: %v", n, err)
+		}
+		if err := g.Close(); err != nil {
+			t.Errorf("damage %d: close: %v", n, err)
+		}
+	}
+	if setAside < 20 || carried == 0 {
+		t.Errorf("%d of 150 files were set aside, %d records carried over: too few to prove anything", setAside, carried)
+	}
+	t.Logf("%d of 150 files set aside, %d records carried over", setAside, carried)
+}
+
+func TestDamagedRecordIsLeftOutAndCounted(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, config(dir), sinks(journal.SinkRule{Name: "soc"}))
+	if err := fill(t, f, 0, 20, 3000); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "journal.db")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The body of one record, in the middle of its page: every copy of it.
+	at := len(text) / 2
+	text[at] ^= 0x10
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f = open(t, config(dir), sinks(journal.SinkRule{Name: "soc"}))
+	recs, err := f.Read(t.Context(), 0, 100, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := f.Status(t.Context())
+	if err != nil || len(recs)+st.Damaged < 20 {
+		t.Errorf("%d records, status %+v, %v", len(recs), st, err)
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	f := open(b, config(b.TempDir()), journal.Options{})
+	l := lease(b, f, "source/prod/risk_process")
+	body := bytes.Repeat([]byte("abcdefghij klmnop "), 85)
+	n := 0
+	for b.Loop() {
+		var batch journal.Batch
+		for range 100 {
+			rec := journaltest.Record(fmt.Sprint(n), 1)
+			rec.Raw = fmt.Appendf(nil, `{"EventId":%d,"x":%q}`, n, body)
+			batch.Changes = append(batch.Changes, journaltest.Change(rec))
+			n++
+		}
+		if _, err := f.Append(b.Context(), l, batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "records/s")
+}
