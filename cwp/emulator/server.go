@@ -148,20 +148,28 @@ func (s *Server) step(due float64, passed time.Duration) float64 {
 // Serve serves HTTP on ln and lets the list change, until ctx is done. It
 // closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	srv := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second}
-	failed := make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	srv := &http.Server{
+		Handler: s, ReadHeaderTimeout: 10 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx }, // ends the waits of slow answers
+	}
+	served := make(chan error, 1)
 	go func() {
-		failed <- srv.Serve(ln)
+		served <- srv.Serve(ln)
 		cancel()
 	}()
 	runErr := s.Run(ctx)
-	closeErr := srv.Close()
-	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+
+	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancelLast()
+	if srv.Shutdown(last) != nil {
+		_ = srv.Close() // whoever is still connected sends or reads nothing
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		return errors.Join(fmt.Errorf("serve the emulator: %w", err), runErr)
 	}
-	return errors.Join(runErr, closeErr)
+	return runErr
 }
 
 // maxBody is the API's own limit on a request.

@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -412,6 +413,22 @@ func TestRunChangesTheListAtItsRate(t *testing.T) {
 	})
 }
 
+func TestChangesBearThePresent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := emulator.New(config())
+		time.Sleep(time.Hour)
+		s.Change(func(w *emulator.World) { mustInsert(t, w, emulator.Event{ID: 24}) })
+		now := time.Now()
+		if from, to := s.World().Window(now.Add(-time.Second), now); from != 0 || to != 1 {
+			t.Errorf("the change was at tick %d to %d of the last second, want 0 to 1", from, to)
+		}
+		w := list(t, s.World(), emulator.Request{By: "DetectTime", Limit: new(1)})
+		if want := now.UTC().Add(8 * time.Hour).Format("2006-01-02 15:04:05"); w.Rows[0].Detect != want {
+			t.Errorf("detected at %s, want %s in the API's zone", w.Rows[0].Detect, want)
+		}
+	})
+}
+
 // control asks an endpoint that the real API does not have.
 func control(t *testing.T, s *emulator.Server, method, target, body string, to any) int {
 	t.Helper()
@@ -560,9 +577,27 @@ func TestServeEndsWithItsContext(t *testing.T) {
 			t.Fatalf("%s, %v", p.code(), err)
 		}
 	}
+	// An answer that would take long does not hold the end up.
+	s.SetFaults(emulator.Faults{Latency: time.Minute, ServerError: 1})
+	slow := make(chan error)
+	go func() {
+		resp, err := client.Do(request{}.build(t, "http://"+ln.Addr().String()))
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		slow <- err
+	}()
+	began := time.Now()
+	for s.Stats().Requests["fault.server_error"] == 0 {
+		runtime.Gosched() // counted before it waits
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+	<-slow // however it ended
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("took %s to end", took)
 	}
 	if err := s.Serve(t.Context(), ln); err == nil {
 		t.Error("serves on a closed listener")

@@ -350,6 +350,26 @@ func TestSeedDecidesEverything(t *testing.T) {
 	}
 }
 
+// The order of ties comes from the seed too, so that a failed test can be run
+// again.
+func TestSeedDecidesTies(t *testing.T) {
+	order := func(seed uint64) []string {
+		w := emulator.NewWorld(seed, 0, start())
+		events := make([]emulator.Event, 50)
+		for i := range events {
+			events[i].ID = int64(i + 1)
+		}
+		mustInsert(t, w, events...)
+		return idsOf(list(t, w, hundred()))
+	}
+	if diff := cmp.Diff(order(1), order(1)); diff != "" {
+		t.Errorf("the same seed gives another order:\n%s", diff)
+	}
+	if slices.Equal(order(1), order(2)) {
+		t.Error("another seed gives the same order")
+	}
+}
+
 // Records look as the API's do, the odd ones included.
 func TestRecordsAreRealistic(t *testing.T) {
 	w := emulator.NewWorld(1, 4000, start())
