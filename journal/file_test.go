@@ -23,15 +23,15 @@ func config(dir string) journal.Config {
 	return journal.Config{Dir: dir, MinFreeDisk: 1}.WithDefaults()
 }
 
-func open(t testing.TB, cfg journal.Config, opt journal.Options) *journal.File {
-	t.Helper()
+func open(tb testing.TB, cfg journal.Config, opt journal.Options) *journal.File {
+	tb.Helper()
 	f, err := journal.Open(cfg, opt)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := f.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return f
@@ -39,18 +39,18 @@ func open(t testing.TB, cfg journal.Config, opt journal.Options) *journal.File {
 
 func sinks(rules ...journal.SinkRule) journal.Options { return journal.Options{Sinks: rules} }
 
-func lease(t testing.TB, f *journal.File, owner string) journal.Lease {
-	t.Helper()
-	l, err := f.Lease(t.Context(), owner)
+func lease(tb testing.TB, f *journal.File, owner string) journal.Lease {
+	tb.Helper()
+	l, err := f.Lease(tb.Context(), owner)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return l
 }
 
 // fill appends records with bodies of a size until an error.
-func fill(t testing.TB, f *journal.File, from, n, size int) error {
-	t.Helper()
+func fill(tb testing.TB, f *journal.File, from, n, size int) error {
+	tb.Helper()
 	for i := from; i < from+n; i++ {
 		rec := journaltest.Record(fmt.Sprint(i), 1)
 		body := make([]byte, size)
@@ -58,7 +58,7 @@ func fill(t testing.TB, f *journal.File, from, n, size int) error {
 			body[j] = byte('!' + rand.IntN(90)) // nothing that compresses well
 		}
 		rec.Raw = fmt.Appendf(nil, `{"EventId":%d,"x":%q}`, i, body)
-		if _, err := f.Append(t.Context(), lease(t, f, "source/prod/risk_process"), journal.Batch{Changes: []journal.Change{journaltest.Change(rec)}}); err != nil {
+		if _, err := f.Append(tb.Context(), lease(tb, f, "source/prod/risk_process"), journal.Batch{Changes: []journal.Change{journaltest.Change(rec)}}); err != nil {
 			return err
 		}
 	}

@@ -107,6 +107,7 @@ func Run(t *testing.T, e Engine) {
 }
 
 func recordsComeBack(t *testing.T, e Engine) {
+	t.Helper()
 	j := e.Open(t)
 	s := open(t, j)
 	a, b := Record("24", 1), Record("9007199254740993", 1)
@@ -140,6 +141,7 @@ func recordsComeBack(t *testing.T, e Engine) {
 }
 
 func conflictFailsWhole(t *testing.T, e Engine) {
+	t.Helper()
 	s := open(t, e.Open(t))
 	s.append(t, Record("1", 1))
 	_, err := s.j.Append(t.Context(), s.source, journal.Batch{
@@ -158,6 +160,7 @@ func conflictFailsWhole(t *testing.T, e Engine) {
 }
 
 func writesNeedLeases(t *testing.T, e Engine) {
+	t.Helper()
 	s := open(t, e.Open(t))
 	if _, err := s.j.Append(t.Context(), s.sink, journal.Batch{Changes: []journal.Change{Change(Record("1", 1))}}); !errors.Is(err, journal.ErrLeaseLost) {
 		t.Errorf("append with a sink's lease: %v", err)
@@ -168,6 +171,7 @@ func writesNeedLeases(t *testing.T, e Engine) {
 }
 
 func readersSeeNoHoles(t *testing.T, e Engine) {
+	t.Helper()
 	s := open(t, e.Open(t))
 	const writers, each = 4, 25
 	var wg sync.WaitGroup
@@ -204,6 +208,7 @@ func readersSeeNoHoles(t *testing.T, e Engine) {
 }
 
 func cursorNeverGoesBack(t *testing.T, e Engine) {
+	t.Helper()
 	s := open(t, e.Open(t))
 	for i := range uint64(6) {
 		s.append(t, Record(fmt.Sprint(i), 1))
@@ -220,6 +225,7 @@ func cursorNeverGoesBack(t *testing.T, e Engine) {
 }
 
 func settlementIsWhole(t *testing.T, e Engine) {
+	t.Helper()
 	j := e.Open(t)
 	s := open(t, j)
 	a, b := Record("1", 1), Record("2", 1)
@@ -250,6 +256,7 @@ func settlementIsWhole(t *testing.T, e Engine) {
 }
 
 func forgottenKeyIsGone(t *testing.T, e Engine) {
+	t.Helper()
 	s := open(t, e.Open(t))
 	rec := Record("1", 1)
 	s.append(t, rec)
@@ -269,6 +276,7 @@ func forgottenKeyIsGone(t *testing.T, e Engine) {
 }
 
 func sourceIsKept(t *testing.T, e Engine) {
+	t.Helper()
 	j := e.Open(t)
 	s := open(t, j)
 	src := journal.Source{Source: "prod", Kind: "risk_process", Account: "1300000001", Boundaries: []string{"2026-11-01 10:00:00"}, FirstCertAt: time.Unix(5, 0).UTC()}
@@ -289,6 +297,7 @@ func sourceIsKept(t *testing.T, e Engine) {
 }
 
 func changedWakes(t *testing.T, e Engine) {
+	t.Helper()
 	s := open(t, e.Open(t))
 	wake := s.j.Changed(0)
 	select {
