@@ -70,12 +70,14 @@ func TestConformance(t *testing.T) {
 	opt := sinks(journal.SinkRule{Name: journaltest.Sink})
 	journaltest.Run(t, journaltest.Engine{
 		Open: func(t *testing.T) journal.Journal {
+			t.Helper()
 			dir := t.TempDir()
 			f := open(t, config(dir), opt)
 			dirs[f] = dir
 			return f
 		},
 		Reopen: func(t *testing.T, j journal.Journal) journal.Journal {
+			t.Helper()
 			if err := j.(*journal.File).Close(); err != nil {
 				t.Fatal(err)
 			}
