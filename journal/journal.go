@@ -38,13 +38,19 @@ var (
 // A FullError is an ErrFull that names what is at its limit and the sink whose
 // cursor holds the space.
 type FullError struct {
-	Limit string // "state.max_bytes", "state.min_free_disk" or "disk"
+	Limit string // "state.max_bytes", "state.min_free_disk" or LimitDisk
 	Sink  string // the sink whose cursor is last; empty when none is configured
 }
+
+// LimitDisk is the limit that the disk itself sets.
+const LimitDisk = "disk"
 
 // Error names the limit, the sink and the remedy.
 func (e *FullError) Error() string {
 	s := "journal is full: " + e.Limit + " reached"
+	if e.Limit == LimitDisk {
+		s = "the disk of the state directory is full: free space on it"
+	}
 	if e.Sink != "" {
 		s += "; sink " + e.Sink + " holds the oldest records: mend it, or set its on_full to skip"
 	}

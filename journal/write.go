@@ -125,7 +125,7 @@ func (f *File) run(group []*op) {
 				o.after()
 			}
 		case isDiskFull(err):
-			o.err = f.filled(&FullError{Limit: "disk"})
+			o.err = f.filled(&FullError{Limit: LimitDisk})
 		default:
 			o.err = err
 		}

@@ -87,7 +87,7 @@ func (a *app) openSinks(stdout io.Writer) error {
 		}
 		w, err := delivery.New(delivery.Options{
 			Name: name, Sink: sink, Config: cfg.Delivery, Encoder: encode, Journal: a.journal,
-			Log: a.log.Named("sink." + name), Metrics: metrics, Grace: a.cfg.ShutdownGrace,
+			Log: a.log, Metrics: metrics, Grace: a.cfg.ShutdownGrace,
 		})
 		if err != nil {
 			return exit(exitConfig, fmt.Errorf("sinks.%s: %w", name, err))

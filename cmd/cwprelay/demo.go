@@ -93,7 +93,7 @@ func emulateCommand(p process) *cobra.Command {
 		Use: "emulate", Short: "Serve the emulated API alone, for tests", Args: cobra.NoArgs,
 		Long: `Serves an emulation of the CWP API over HTTP: signatures, filters, order, limits,
 error codes, and a list that changes by a seed. The keys it accepts are printed.
-Tests steer it and ask for the truth under /-/ (truth, lies, mutate, faults,
+Tests steer it and ask for the truth under /-/ (truth, mutate, faults,
 credentials, stats).`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg = cfg.WithDefaults()

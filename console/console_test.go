@@ -1,0 +1,101 @@
+package console_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/cwprelay/cwprelay/console"
+	"github.com/cwprelay/cwprelay/delivery"
+	"github.com/cwprelay/cwprelay/journal"
+	"github.com/cwprelay/cwprelay/poller"
+)
+
+func server(source poller.Status, sink delivery.Status, st journal.Status) *console.Server {
+	return console.New(console.Options{
+		Version: "1", Metrics: prometheus.NewRegistry(),
+		Sources: func() []poller.Status { return []poller.Status{source} },
+		Sinks:   func() []delivery.Status { return []delivery.Status{sink} },
+		Journal: func(context.Context) (journal.Status, error) { return st, nil },
+	})
+}
+
+func get(t *testing.T, s *console.Server, host, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+host+path, http.NoBody)
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	return w
+}
+
+func TestEachReasonTurnsItRed(t *testing.T) {
+	good := poller.Status{Source: "prod", SweepInterval: time.Minute}
+	good.Certified.Ended, good.Certified.Certified = time.Now(), true
+	good.Certified.Started = good.Certified.Ended
+	good.Last = good.Certified
+	late := good
+	late.Certified.Ended = time.Now().Add(-10 * time.Minute)
+	late.Certified.Started = late.Certified.Ended
+	refused := good
+	refused.Error, refused.ErrorClass = "AuthFailure", "credentials"
+	for name, tc := range map[string]struct {
+		source poller.Status
+		sink   delivery.Status
+		st     journal.Status
+		want   string
+	}{
+		"all is well":           {good, delivery.Status{Name: "soc", State: delivery.OK}, journal.Status{}, ""},
+		"no sweep yet":          {poller.Status{}, delivery.Status{}, journal.Status{}, "no_certified_sweep_yet"},
+		"no sweep for long":     {late, delivery.Status{}, journal.Status{}, "no_certified_sweep"},
+		"the API refuses":       {refused, delivery.Status{}, journal.Status{}, "api_credentials"},
+		"a sink is halted":      {good, delivery.Status{Name: "soc", State: delivery.Halted, HaltReason: "403"}, journal.Status{}, "sink_halted"},
+		"the journal is full":   {good, delivery.Status{}, journal.Status{Full: &journal.FullError{Limit: "state.max_bytes"}}, "journal_full"},
+		"a sink that is behind": {good, delivery.Status{Name: "soc", State: delivery.Retrying}, journal.Status{}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := get(t, server(tc.source, tc.sink, tc.st), "127.0.0.1:9810", "/readyz")
+			var r console.Readiness
+			if err := json.Unmarshal(w.Body.Bytes(), &r); err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case tc.want == "":
+				if w.Code != http.StatusOK || !r.Ready {
+					t.Errorf("status %d, %+v", w.Code, r)
+				}
+			case w.Code != http.StatusServiceUnavailable || len(r.Reasons) != 1 || r.Reasons[0].Code != tc.want:
+				t.Errorf("status %d, %+v, want %s", w.Code, r, tc.want)
+			}
+		})
+	}
+}
+
+func TestPageEscapesWhatItShows(t *testing.T) {
+	w := get(t, server(poller.Status{Source: "prod"}, delivery.Status{Name: "soc", State: delivery.Halted, HaltReason: "<script>alert(1)</script>"}, journal.Status{}), "localhost:9810", "/")
+	if w.Code != http.StatusOK || strings.Contains(w.Body.String(), "<script>") || !strings.Contains(w.Body.String(), "&lt;script&gt;") {
+		t.Errorf("status %d:\n%s", w.Code, w.Body)
+	}
+}
+
+func TestOnlyLoopbackNamesAreServed(t *testing.T) {
+	s := server(poller.Status{}, delivery.Status{}, journal.Status{})
+	for host, want := range map[string]int{"127.0.0.1:9810": 200, "localhost": 200, "[::1]:9810": 200, "evil.example": http.StatusMisdirectedRequest} {
+		if w := get(t, s, host, "/healthz"); w.Code != want {
+			t.Errorf("host %s: status %d, want %d", host, w.Code, want)
+		}
+	}
+}
+
+func TestListenIsLoopbackOnly(t *testing.T) {
+	for listen, ok := range map[string]bool{"127.0.0.1:9810": true, "localhost:1": true, "off": true, "0.0.0.0:9810": false, ":9810": false, "nonsense": false} {
+		if err := (console.Config{Listen: listen}).Validate(); (err == nil) != ok {
+			t.Errorf("%s: %v", listen, err)
+		}
+	}
+}
