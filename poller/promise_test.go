@@ -101,6 +101,12 @@ func TestCertifiedSweepsMissNothing(t *testing.T) {
 			broken:  rapid.IntRange(0, 4).Draw(rt, "tens of requests between errors"),
 			tracked: rapid.Bool().Draw(rt, "changed on DetectTime"),
 			overlap: rapid.Bool().Draw(rt, "answers overtake each other"),
+			quirks: emulator.Quirks{
+				ExclusiveBegin: rapid.Bool().Draw(rt, "BeginTime is exclusive"),
+				ExclusiveEnd:   rapid.Bool().Draw(rt, "EndTime is exclusive"),
+				StatusAsRecord: rapid.Bool().Draw(rt, "Status has the record's numbering"),
+				NullWhenEmpty:  rapid.Bool().Draw(rt, "List is null when empty"),
+			},
 		}
 		var failure string
 		synctest.Test(t, func(t *testing.T) {
@@ -127,6 +133,7 @@ type weather struct {
 	rate             float64
 	broken           int
 	tracked, overlap bool
+	quirks           emulator.Quirks
 }
 
 // sweeps runs three sweeps and returns how many were certified, and what broke
@@ -134,6 +141,7 @@ type weather struct {
 func (w weather) sweeps(t *testing.T) (certified int, err error) {
 	t.Helper()
 	r := newRig(t, w.seed, w.events)
+	r.world.SetQuirks(w.quirks)
 	if w.tracked {
 		r.opt.Config.ChangedOn = []string{"HandleStatus", "DetectTime"}
 	}
