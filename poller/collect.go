@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"maps"
+	"slices"
 
 	"github.com/cwprelay/cwprelay/cwp"
 )
@@ -179,12 +180,23 @@ func (c *collecting) rest(ctx context.Context, q cwp.Query, first *answer) error
 		}
 	}
 	q.Offset = 0
-	split, ok := c.s.splitOf(rows)
-	if !ok {
-		return nil
+	for _, split := range c.s.splits(rows) {
+		if int64(len(distinct(rows))) >= first.total() {
+			return nil
+		}
+		var err error
+		if rows, err = c.split(ctx, q, split, rows); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// split asks by each value that a field of the rows has, those of rows that
+// this shows included, and returns all rows.
+func (c *collecting) split(ctx context.Context, q cwp.Query, split cwp.Split, rows []row) ([]row, error) {
 	asked := map[string]bool{}
-	for i := 0; i < len(rows); i++ { // rows grows: a value may show events with further values
+	for i := 0; i < len(rows); i++ { // rows grows
 		value := c.s.p.kind.Field(rows[i].item.Raw, split.Field)
 		if value == "" || asked[value] {
 			continue
@@ -193,20 +205,21 @@ func (c *collecting) rest(ctx context.Context, q cwp.Query, first *answer) error
 		q.Where = cwp.Where{Name: split.Filter, Value: value}
 		a, err := c.ask(ctx, q)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		rows = append(rows, a.rows...)
 	}
-	return nil
+	return rows, nil
 }
 
-// splitOf chooses the filter that parts rows into the fewest parts that fit one
-// answer each.
-func (s *sweep) splitOf(rows []row) (best cwp.Split, found bool) {
+// splits are the filters that part rows into parts that fit one answer each,
+// those with the fewest parts first.
+func (s *sweep) splits(rows []row) []cwp.Split {
 	if len(s.p.opt.Filters)+4 > cwp.MaxFilters { // two bounds, status, and this one
-		return best, false
+		return nil
 	}
-	fewest := 0
+	parts := map[cwp.Split]int{}
+	var out []cwp.Split
 	for _, split := range s.p.kind.Splits {
 		if _, taken := s.p.opt.Filters[split.Filter]; taken {
 			continue
@@ -222,11 +235,13 @@ func (s *sweep) splitOf(rows []row) (best cwp.Split, found bool) {
 			count[v]++
 			largest = max(largest, count[v])
 		}
-		if largest <= s.p.kind.MaxLimit*3/4 && (!found || len(count) < fewest) {
-			best, fewest, found = split, len(count), true
+		if largest <= s.p.kind.MaxLimit*3/4 {
+			parts[split] = len(count)
+			out = append(out, split)
 		}
 	}
-	return best, found
+	slices.SortStableFunc(out, func(a, b cwp.Split) int { return parts[a] - parts[b] })
+	return out
 }
 
 // collected takes in an answer, waits for it, and adds its ids. stale reports
@@ -254,22 +269,47 @@ func (s *sweep) collected(ctx context.Context, a *answer, ids map[string]bool, o
 func (s *sweep) collectTimeless(ctx context.Context) error {
 	limit := s.p.kind.MaxLimit
 	timeless := func(at int64) bool { return at == noTime }
+	due := int64(-1) // how many there are, once it was counted
 	return s.repeat(ctx, func(ctx context.Context) (map[string]bool, bool, error) {
 		ids := map[string]bool{}
-		for offset := 0; ; offset += limit {
-			q := s.query()
-			q.Offset = offset
+		var rows []row
+		ask := func(q cwp.Query) (*answer, error) {
+			q.Limit = limit
 			a, _, err := s.checked(ctx, q)
+			if err != nil {
+				return nil, err
+			}
+			for _, r := range a.rows {
+				if timeless(r.at) {
+					rows = append(rows, r)
+				}
+			}
+			_, err = s.collected(ctx, a, ids, timeless)
+			return a, err
+		}
+		for offset := 0; ; offset += limit {
+			a, err := ask(cwp.Query{Offset: offset})
 			if err != nil {
 				return nil, false, err
 			}
-			if _, err := s.collected(ctx, a, ids, timeless); err != nil {
-				return nil, false, err
-			}
 			if a.short || a.last() != noTime {
-				return ids, false, nil
+				break
 			}
 		}
+		for _, split := range s.splits(rows) {
+			asked := map[string]bool{}
+			for i := 0; i < len(rows) && int64(len(ids)) < due; i++ { // rows grows
+				value := s.p.kind.Field(rows[i].item.Raw, split.Field)
+				if value == "" || asked[value] {
+					continue
+				}
+				asked[value] = true
+				if _, err := ask(cwp.Query{Where: cwp.Where{Name: split.Filter, Value: value}}); err != nil {
+					return nil, false, err
+				}
+			}
+		}
+		return ids, false, nil
 	}, func(ctx context.Context) (int64, error) {
 		all, err := s.ask(ctx, cwp.Query{Sort: cwp.BySweepTime, Limit: 1})
 		if err != nil {
@@ -279,6 +319,7 @@ func (s *sweep) collectTimeless(ctx context.Context) error {
 		if err != nil || all.total() < 0 || timed.total() < 0 {
 			return -1, err
 		}
-		return all.total() - timed.total(), nil
+		due = all.total() - timed.total()
+		return due, nil
 	})
 }
