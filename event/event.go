@@ -82,7 +82,7 @@ type State struct {
 
 // A Record is one change of one event, as the journal keeps it and every sink
 // gets it. Records are shared between goroutines: nobody changes one after it
-// was appended or read, and nobody copies one.
+// was appended or read, and nobody copies one but by Again.
 type Record struct {
 	Seq      uint64 // log sequence: order in the journal; grows, may have holes; 0 before it is appended
 	Key      Key
@@ -113,6 +113,18 @@ type Record struct {
 
 	derivedOnce sync.Once
 	derived     any
+}
+
+// Again returns a copy of r that is marked as sent again by an operator's
+// replay. It shares Raw with r.
+func (r *Record) Again() *Record {
+	return &Record{
+		Seq: r.Seq, Key: r.Key, UID: r.UID, Sequence: r.Sequence, Revision: r.Revision,
+		Action: r.Action, Status: r.Status, Previous: r.Previous,
+		FirstDetect: r.FirstDetect, ObservedAt: r.ObservedAt, Backfill: r.Backfill, Dialect: r.Dialect, Zone: r.Zone,
+		Source: r.Source, Sweep: r.Sweep, Page: r.Page, RequestID: r.RequestID,
+		Raw: r.Raw, Replayed: true,
+	}
 }
 
 // UID is the identifier of one change: the first 40 hex digits of

@@ -32,6 +32,7 @@ const (
 	rowSweep   byte = 0x18
 	rowGap     byte = 0x19
 	rowMeta    byte = 0x1a
+	rowReplay  byte = 0x1b
 )
 
 var errDamaged = errors.New("damaged row")

@@ -29,7 +29,7 @@ const reserveBytes = 4 << 20
 // buckets are all there are; cursors, dead letters, receipts and memos begin
 // their keys with the sink's name.
 func buckets() []string {
-	return []string{"meta", "state", "log", "cursor", "dead", "receipt", "memo", "source", "sweep", "gap"}
+	return []string{"meta", "state", "log", "cursor", "dead", "receipt", "memo", "source", "sweep", "gap", "replay"}
 }
 
 // Options are what Open needs beside the configuration.
@@ -260,6 +260,9 @@ func (f *File) recount(tx *bolt.Tx) {
 func (f *File) beginSinks(tx *bolt.Tx) error {
 	b := tx.Bucket([]byte("cursor"))
 	configured := map[string]bool{}
+	if err := f.mend(tx); err != nil {
+		return err
+	}
 	for _, rule := range f.opt.Sinks {
 		configured[rule.Name] = true
 		if b.Get([]byte(rule.Name)) != nil {
@@ -279,6 +282,34 @@ func (f *File) beginSinks(tx *bolt.Tx) error {
 		}
 		return nil
 	})
+}
+
+// mend makes cursors and replays that can be read of those that cannot.
+func (f *File) mend(tx *bolt.Tx) error {
+	damaged := map[string]bool{}
+	cursors, replays := tx.Bucket([]byte("cursor")), tx.Bucket([]byte("replay"))
+	err := cursors.ForEach(func(k, row []byte) error {
+		if err := decodeJSON(rowCursor, k, row, &Cursor{}); err != nil {
+			damaged[string(k)] = true
+		}
+		return nil
+	})
+	for sink := range damaged {
+		f.report("the cursor of sink %s is damaged: it begins again with the oldest record kept, so what it has had comes twice", sink)
+		err = errors.Join(err, putJSON(cursors, rowCursor, []byte(sink), Cursor{}))
+	}
+	clear(damaged)
+	err = errors.Join(err, replays.ForEach(func(k, row []byte) error {
+		if err := decodeJSON(rowReplay, k, row, &Replay{}); err != nil {
+			damaged[string(k)] = true
+		}
+		return nil
+	}))
+	for sink := range damaged {
+		f.report("the replay of sink %s is damaged and has ended: begin it again", sink)
+		err = errors.Join(err, replays.Delete([]byte(sink)))
+	}
+	return err
 }
 
 // compactAtStart gives space back to the disk when more than half of a large

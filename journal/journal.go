@@ -10,6 +10,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/cwprelay/cwprelay/event"
@@ -26,6 +27,12 @@ var (
 	ErrConflict = errors.New("a key changed behind our back")
 	// ErrLeaseLost means that another process works for this source or sink.
 	ErrLeaseLost = errors.New("lease lost")
+	// ErrReplay means that a replay cannot begin: another one of the sink runs,
+	// or the journal no longer has what it asks for. ReplayError says which.
+	ErrReplay = errors.New("replay is not possible")
+	// ErrConfigured means that what is kept of a sink cannot be removed while
+	// the sink is configured.
+	ErrConfigured = errors.New("sink is configured")
 	// ErrLocked means that another process has the journal open.
 	ErrLocked = errors.New("state directory is in use by another process")
 	// ErrDead means that the file could not be saved after an error of the disk;
@@ -59,6 +66,23 @@ func (e *FullError) Error() string {
 
 // Is makes errors.Is(err, ErrFull) true.
 func (e *FullError) Is(target error) bool { return target == ErrFull }
+
+// A ReplayError is an ErrReplay that says why.
+type ReplayError struct {
+	Running bool   // another replay of the sink runs
+	Oldest  uint64 // oldest record kept, where the replay asks for older ones
+}
+
+// Error says why, and what is possible.
+func (e *ReplayError) Error() string {
+	if e.Running {
+		return "a replay of this sink runs already: wait for its end, or end it"
+	}
+	return fmt.Sprintf("the journal no longer has what the replay asks for: its oldest record is number %d", e.Oldest)
+}
+
+// Is makes errors.Is(err, ErrReplay) true.
+func (e *ReplayError) Is(target error) bool { return target == ErrReplay }
 
 // A Lease is the right to write for one source or one sink. The leases of a
 // single-process journal always hold.
@@ -115,6 +139,8 @@ type Journal interface {
 	Changed(after uint64) <-chan struct{}
 	// Cursor returns a sink's cursor.
 	Cursor(ctx context.Context, sink string) (Cursor, error)
+	// Replay returns the replay of a sink that runs, nil when none does.
+	Replay(ctx context.Context, sink string) (*Replay, error)
 	// Memos returns what a sink remembered for these keys.
 	Memos(ctx context.Context, sink string, keys []event.Key) (map[event.Key]string, error)
 	// Settle stores all of the settlement or nothing.
@@ -122,6 +148,11 @@ type Journal interface {
 	// DeadLetters returns up to limit dead letters of a sink with a sequence
 	// greater than after, in order.
 	DeadLetters(ctx context.Context, sink string, after uint64, limit int) ([]DeadLetter, error)
+
+	// Forget removes all that is kept of a sink that is not configured: its
+	// cursor, dead letters, receipts, memos and gaps. It returns how many dead
+	// letters went, and ErrConfigured when the sink is configured.
+	Forget(ctx context.Context, lease Lease, sink string) (dead int, err error)
 
 	// Status returns figures for people: sizes, cursors, gaps, damage.
 	Status(ctx context.Context) (Status, error)
@@ -195,10 +226,26 @@ type Cursor struct {
 // A Settlement is what became of records, as one sink's worker stores it.
 type Settlement struct {
 	Sink     string
-	Cursor   Cursor // replaces the stored one; Seq never goes back
-	Dead     []DeadLetter
+	Cursor   Cursor       // replaces the stored one; Seq never goes back
+	Dead     []DeadLetter // one of a record that is a dead letter already replaces that
+	Revived  []uint64     // records whose dead letters are removed
 	Receipts []Receipt
 	Memos    map[event.Key]string // "" removes
+	// Replay begins, moves on or ends the sink's replay; nil: it stays as it
+	// is. One with another Begun than the stored one begins: that fails with
+	// ErrReplay when there is a stored one, or when records behind After are
+	// gone. After never goes back.
+	Replay *Replay
+}
+
+// A Replay is a second cursor of a sink: it sends again what the journal still
+// has. What it has not passed is kept beyond the retention, though not beyond
+// the limits of space: what goes then is a Gap.
+type Replay struct {
+	After uint64    // every record up to here was sent again, or was not to be
+	From  uint64    // the first record that was asked for
+	Begun time.Time // names the replay
+	Ended bool      // in a Settlement: nothing is left of it
 }
 
 // A DeadLetter is a record that a sink will not get.
@@ -227,7 +274,7 @@ type Gap struct {
 	Sink    string
 	Range   Range
 	Records int
-	Reason  string // "skip", "trimmed", "damage"
+	Reason  string // "skip", "trimmed", "damage", "replay"
 	At      time.Time
 }
 
@@ -256,4 +303,5 @@ type SinkStatus struct {
 	Oldest     time.Time // ObservedAt of the oldest of them; zero when none
 	Dead       int
 	Last       Receipt // the newest receipt
+	Replay     *Replay // nil when none runs
 }

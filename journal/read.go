@@ -190,6 +190,26 @@ func (f *File) Cursor(_ context.Context, sink string) (c Cursor, err error) {
 	return c, err
 }
 
+// Replay returns the replay of a sink.
+func (f *File) Replay(_ context.Context, sink string) (r *Replay, err error) {
+	err = f.view(func(tx *bolt.Tx) error {
+		r = replayOf(tx, sink)
+		return nil
+	})
+	return r, err
+}
+
+// replayOf reads the replay of a sink, nil when it has none. A damaged row is
+// none, and can be begun again; it is reported when the journal is opened.
+func replayOf(tx *bolt.Tx, sink string) *Replay {
+	row := tx.Bucket([]byte("replay")).Get([]byte(sink))
+	r := &Replay{}
+	if row == nil || decodeJSON(rowReplay, []byte(sink), row, r) != nil {
+		return nil
+	}
+	return r
+}
+
 // Memos returns what a sink remembered.
 func (f *File) Memos(_ context.Context, sink string, keys []event.Key) (map[event.Key]string, error) {
 	out := map[event.Key]string{}
@@ -280,6 +300,7 @@ func (f *File) sinkStatuses(tx *bolt.Tx, s *Status) error {
 		if err := decodeJSON(rowCursor, k, row, &st.Cursor); err != nil {
 			return fmt.Errorf("cursor of sink %s: %w", k, err)
 		}
+		st.Replay = replayOf(tx, st.Sink)
 		from := max(st.Cursor.Seq, max(s.First, 1)-1)
 		if s.Last > from {
 			st.Behind = int(s.Last - from)

@@ -256,6 +256,8 @@ func bucketOf(kind byte) string {
 		return "sweep"
 	case rowGap:
 		return "gap"
+	case rowReplay:
+		return "replay"
 	default:
 		return ""
 	}

@@ -1,11 +1,13 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -408,7 +410,7 @@ func (f *File) room(tx *bolt.Tx, need int64) error {
 	if err != nil {
 		return err
 	}
-	low := lowest(cursors)
+	low := lowest(cursors) // a replay does not hold it: what every sink has had goes first
 	freed, err := f.dropUpTo(tx, low, func() bool { return !tight && enough() })
 	if err != nil {
 		return engine(err)
@@ -577,6 +579,9 @@ func (f *File) trimBeside(tx *bolt.Tx, gone uint64) error {
 	configured := map[string]bool{}
 	for _, sink := range f.sinkNames() {
 		configured[sink] = true
+		if err := f.trimReplay(tx, sink, gone); err != nil {
+			return err
+		}
 	}
 	cursors := tx.Bucket([]byte("cursor"))
 	type move struct {
@@ -612,6 +617,20 @@ func (f *File) trimBeside(tx *bolt.Tx, gone uint64) error {
 	return nil
 }
 
+// trimReplay moves a replay over records that are gone.
+func (f *File) trimReplay(tx *bolt.Tx, sink string, gone uint64) error {
+	r := replayOf(tx, sink)
+	if r == nil || r.After >= gone {
+		return nil
+	}
+	g := Gap{Sink: sink, Range: Range{First: r.After + 1, Last: gone}, Records: int(gone - r.After), Reason: "replay", At: time.Now().UTC()}
+	if err := f.addGap(tx, g); err != nil {
+		return err
+	}
+	r.After = gone
+	return putJSON(tx.Bucket([]byte("replay")), rowReplay, []byte(sink), r)
+}
+
 // trimOld deletes records that every configured sink has and that are older
 // than the retention, some at a time.
 func (f *File) trimOld(now time.Time) {
@@ -622,6 +641,11 @@ func (f *File) trimOld(now time.Time) {
 			return err
 		}
 		low, n := lowest(cursors), 0
+		for sink := range cursors {
+			if r := replayOf(tx, sink); r != nil {
+				low = min(low, r.After)
+			}
+		}
 		_, err = f.drop(tx, func(k, v []byte) bool {
 			n++
 			return n <= trimBatch && lastSeq(k) <= low && len(v) >= rowHead+8 &&
@@ -647,6 +671,10 @@ func (f *File) Settle(ctx context.Context, lease Lease, s Settlement) error {
 				return engine(fmt.Errorf("cursor of sink %s: %w", s.Sink, err))
 			}
 		}
+		replay, err := checkReplay(tx, s)
+		if err != nil {
+			return err
+		}
 		// A cursor never goes back: a full journal may have moved it on.
 		if err := putJSON(b, rowCursor, []byte(s.Sink), s.Cursor.movedTo(stored.Seq)); err != nil {
 			return engine(err)
@@ -657,6 +685,14 @@ func (f *File) Settle(ctx context.Context, lease Lease, s Settlement) error {
 			if err := f.put(dead, key, seal(rowDead, key, encodeDead(dl))); err != nil {
 				return engine(err)
 			}
+		}
+		for _, seq := range s.Revived {
+			if err := f.remove(dead, sinkSeqKey(s.Sink, seq)); err != nil {
+				return engine(err)
+			}
+		}
+		if err := putReplay(tx, s.Sink, replay); err != nil {
+			return engine(err)
 		}
 		receipts := tx.Bucket([]byte("receipt"))
 		for _, r := range s.Receipts {
@@ -677,4 +713,99 @@ func (f *File) Settle(ctx context.Context, lease Lease, s Settlement) error {
 		}
 		return nil
 	}})
+}
+
+// checkReplay returns what the settlement makes of the sink's replay: nil
+// leaves it as it is.
+func checkReplay(tx *bolt.Tx, s Settlement) (*Replay, error) {
+	if s.Replay == nil {
+		return nil, nil //nolint:nilnil // nothing to do
+	}
+	stored := replayOf(tx, s.Sink)
+	next := *s.Replay
+	switch {
+	case stored != nil && stored.Begun.Equal(next.Begun):
+		next.After = max(next.After, stored.After)
+	case next.Ended:
+		return nil, nil //nolint:nilnil // it ended before
+	case stored != nil:
+		return nil, &ReplayError{Running: true}
+	default:
+		k, _ := tx.Bucket([]byte("log")).Cursor().First()
+		oldest := tx.Bucket([]byte("log")).Sequence() + 1
+		if k != nil {
+			oldest = lastSeq(k)
+		}
+		if oldest > next.After+1 {
+			return nil, &ReplayError{Oldest: oldest}
+		}
+	}
+	return &next, nil
+}
+
+func putReplay(tx *bolt.Tx, sink string, r *Replay) error {
+	b := tx.Bucket([]byte("replay"))
+	switch {
+	case r == nil:
+		return nil
+	case r.Ended:
+		return b.Delete([]byte(sink))
+	default:
+		return putJSON(b, rowReplay, []byte(sink), r)
+	}
+}
+
+// Forget removes what is kept of a sink that is not configured.
+func (f *File) Forget(ctx context.Context, lease Lease, sink string) (dead int, err error) {
+	if err := owns(lease, "sink"); err != nil {
+		return 0, err
+	}
+	if slices.Contains(f.sinkNames(), sink) {
+		return 0, fmt.Errorf("%w: %s; take it out of the configuration first", ErrConfigured, sink)
+	}
+	err = f.commit(ctx, &op{urgent: true, apply: func(tx *bolt.Tx) error {
+		dead = 0
+		for _, name := range []string{"cursor", "replay"} {
+			if err := tx.Bucket([]byte(name)).Delete([]byte(sink)); err != nil {
+				return engine(err)
+			}
+		}
+		for _, name := range []string{"dead", "receipt", "memo"} {
+			b, prefix := tx.Bucket([]byte(name)), joinKey(sink, "")
+			var keys [][]byte
+			c := b.Cursor()
+			for k, _ := c.Seek(prefix); hasPrefix(k, prefix); k, _ = c.Next() {
+				keys = append(keys, bytes.Clone(k))
+			}
+			for _, k := range keys {
+				if name == "dead" {
+					dead++
+					err = f.remove(b, k)
+				} else {
+					err = b.Delete(k)
+				}
+				if err != nil {
+					return engine(err)
+				}
+			}
+		}
+		return engine(forgetGaps(tx, sink))
+	}})
+	return dead, err
+}
+
+func forgetGaps(tx *bolt.Tx, sink string) error {
+	b := tx.Bucket([]byte("gap"))
+	var keys [][]byte
+	err := b.ForEach(func(k, row []byte) error {
+		var g Gap
+		if decodeJSON(rowGap, k, row, &g) == nil && g.Sink == sink {
+			keys = append(keys, bytes.Clone(k))
+		}
+		return nil
+	})
+	for _, k := range keys {
+		err = errors.Join(err, b.Delete(k))
+	}
+	return err
 }

@@ -101,6 +101,9 @@ func Run(t *testing.T, e Engine) {
 		"a forgotten key is gone":                        forgottenKeyIsGone,
 		"a source and its certificates are kept":         sourceIsKept,
 		"Changed wakes for what is behind":               changedWakes,
+		"dead letters are replaced and removed":          deadLettersChange,
+		"a replay is kept, alone, and never goes back":   replayIsKept,
+		"a sink that is not configured can be forgotten": sinkIsForgotten,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, e) })
 	}
@@ -315,5 +318,112 @@ func changedWakes(t *testing.T, e Engine) {
 	case <-s.j.Changed(last - 1):
 	default:
 		t.Error("there is a record behind, and the channel is open")
+	}
+}
+
+func (s *suite) settle(t *testing.T, what journal.Settlement) error {
+	t.Helper()
+	what.Sink = Sink
+	return s.j.Settle(t.Context(), s.sink, what)
+}
+
+func deadLettersChange(t *testing.T, e Engine) {
+	t.Helper()
+	s := open(t, e.Open(t))
+	a, b := Record("1", 1), Record("2", 1)
+	last := s.append(t, a, b)
+	letters := func(attempts int, recs ...*event.Record) (out []journal.DeadLetter) {
+		for _, r := range recs {
+			out = append(out, journal.DeadLetter{Record: r, Class: "stuck", Attempts: attempts})
+		}
+		return out
+	}
+	for _, what := range []journal.Settlement{
+		{Cursor: journal.Cursor{Seq: last}, Dead: letters(1, a, b)},
+		{Cursor: journal.Cursor{Seq: last}, Dead: letters(7, b), Revived: []uint64{a.Seq, 4711}},
+	} {
+		if err := s.settle(t, what); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dead, err := s.j.DeadLetters(t.Context(), Sink, 0, 10)
+	if err != nil || len(dead) != 1 || dead[0].Record.Seq != b.Seq || dead[0].Attempts != 7 {
+		t.Errorf("dead letters %+v, %v", dead, err)
+	}
+}
+
+func replayIsKept(t *testing.T, e Engine) {
+	t.Helper()
+	j := e.Open(t)
+	s := open(t, j)
+	last := s.append(t, Record("1", 1), Record("2", 1), Record("3", 1))
+	cursor := journal.Cursor{Seq: last}
+	if r, err := j.Replay(t.Context(), Sink); err != nil || r != nil {
+		t.Fatalf("replay %+v, %v of a sink that has none", r, err)
+	}
+	begun := time.Date(2026, 11, 2, 3, 4, 5, 0, time.UTC)
+	want := journal.Replay{From: 1, Begun: begun}
+	if err := s.settle(t, journal.Settlement{Cursor: cursor, Replay: &want}); err != nil {
+		t.Fatal(err)
+	}
+	other := journal.Replay{From: 1, Begun: begun.Add(time.Second)}
+	if err := s.settle(t, journal.Settlement{Cursor: cursor, Replay: &other}); !errors.Is(err, journal.ErrReplay) {
+		t.Errorf("a second replay: %v, want ErrReplay", err)
+	}
+	for _, after := range []uint64{2, 1} { // a settlement repeated after an unknown outcome
+		want.After = after
+		if err := s.settle(t, journal.Settlement{Cursor: cursor, Replay: &want}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want.After = 2
+	j = e.Reopen(t, j)
+	s = open(t, j)
+	if r, err := j.Replay(t.Context(), Sink); err != nil || !reflect.DeepEqual(r, &want) {
+		t.Errorf("replay %+v, %v, want %+v", r, err, want)
+	}
+	if st, err := j.Status(t.Context()); err != nil || !reflect.DeepEqual(st.Sinks[0].Replay, &want) {
+		t.Errorf("status %+v, %v", st, err)
+	}
+	want.Ended = true
+	for range 2 {
+		if err := s.settle(t, journal.Settlement{Cursor: cursor, Replay: &want}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := j.Replay(t.Context(), Sink); err != nil || r != nil {
+		t.Errorf("replay %+v, %v after its end", r, err)
+	}
+}
+
+func sinkIsForgotten(t *testing.T, e Engine) {
+	t.Helper()
+	s := open(t, e.Open(t))
+	rec := Record("1", 1)
+	last := s.append(t, rec)
+	former, err := s.j.Lease(t.Context(), "sink/former")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.j.Settle(t.Context(), former, journal.Settlement{
+		Sink: "former", Cursor: journal.Cursor{Seq: last}, Memos: map[event.Key]string{rec.Key: "m"},
+		Dead:     []journal.DeadLetter{{Record: rec, Class: "poison"}},
+		Receipts: []journal.Receipt{{Range: journal.Range{First: 1, Last: last}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.j.Forget(t.Context(), s.sink, Sink); !errors.Is(err, journal.ErrConfigured) {
+		t.Errorf("forgetting a configured sink: %v", err)
+	}
+	if n, err := s.j.Forget(t.Context(), former, "former"); err != nil || n != 1 {
+		t.Errorf("%d dead letters forgotten, %v", n, err)
+	}
+	st, err := s.j.Status(t.Context())
+	if err != nil || len(st.Sinks) != 1 || st.Sinks[0].Sink != Sink {
+		t.Errorf("status %+v, %v", st, err)
+	}
+	if memos, err := s.j.Memos(t.Context(), "former", []event.Key{rec.Key}); err != nil || len(memos) != 0 {
+		t.Errorf("memos %v, %v", memos, err)
 	}
 }
