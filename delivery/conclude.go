@@ -60,8 +60,18 @@ func (r *run) apply(res result) {
 	}
 	r.w.update(func(s *Status) { s.LastError, s.LastErrorAt = j.failure, time.Now() })
 	now := time.Now()
-	if j.suspect != nil {
+	switch {
+	case j.suspect != nil:
 		r.refusedAgain(res, o, now)
+		return
+	case r.stillDead(j, o):
+		class := classPoison
+		if o.stuck || o.suspect == nil {
+			class = classStuck
+		}
+		if it := &j.items[0]; it.rec != nil {
+			r.rebury(*it, class, j.failure)
+		}
 		return
 	}
 	r.queue = append(o.again, r.queue...)
@@ -110,10 +120,11 @@ func (r *run) accept(res result, items []item) {
 		r.clear(j.suspect, j.items[0].key)
 		r.w.log.Info("refused record was accepted after all", r.record(&j.items[0])...)
 	}
-	r.ledger.settle(items)
+	r.done(items)
+	r.acceptedAgain(items)
 	r.receipts = append(r.receipts, journal.Receipt{
 		Range: journal.Range{First: items[0].seq, Last: items[len(items)-1].seq},
-		At:    now.UTC(), Attempts: j.attempts, Records: len(items), Answer: told(j, res),
+		At:    now.UTC(), Attempts: j.attempts, Records: len(items), Answer: told(j, res), Again: items[0].origin != live,
 	})
 	r.remember(j, res)
 
@@ -240,7 +251,7 @@ func (r *run) unload(s *suspect) { s.item().rec, s.item().body = nil, nil }
 func (r *run) bury(s *suspect, class string, now time.Time) {
 	it := *s.item()
 	r.clear(s, it.key)
-	r.ledger.settle([]item{it})
+	r.done([]item{it})
 	r.dead = append(r.dead, journal.DeadLetter{
 		Record: it.rec, Reason: s.reason, Class: class, Attempts: it.attempts, At: now.UTC(),
 	})
@@ -398,10 +409,15 @@ func (r *run) record(it *item) []zap.Field {
 // settle stores what became of records, if anything did.
 func (r *run) settle() error {
 	lazy := !r.lazyAt.IsZero() && !time.Now().Before(r.lazyAt)
-	if len(r.dead)+len(r.receipts)+len(r.memos) == 0 && !lazy {
+	if !r.unstored() && !lazy {
 		return nil
 	}
 	return r.store()
+}
+
+// unstored reports whether there is more to store than how far the sink is.
+func (r *run) unstored() bool {
+	return len(r.dead)+len(r.revived)+len(r.receipts)+len(r.memos) > 0
 }
 
 // store stores the cursor and all that belongs to it in one commit. It repeats
@@ -409,11 +425,14 @@ func (r *run) settle() error {
 // harm.
 func (r *run) store() error {
 	cursor := r.ledger.cursor()
-	if len(r.dead)+len(r.receipts)+len(r.memos) == 0 && cursor.Seq == r.stored.Seq && slices.Equal(cursor.Ahead, r.stored.Ahead) {
+	moved := r.moved()
+	if !r.unstored() && moved == nil && cursor.Seq == r.stored.Seq && slices.Equal(cursor.Ahead, r.stored.Ahead) {
 		r.lazyAt = time.Time{}
 		return nil
 	}
-	s := journal.Settlement{Sink: r.w.name, Cursor: cursor, Dead: r.dead, Receipts: r.receipts, Memos: r.memos}
+	s := journal.Settlement{
+		Sink: r.w.name, Cursor: cursor, Dead: r.dead, Revived: r.revived, Receipts: r.receipts, Memos: r.memos, Replay: moved,
+	}
 	done := false
 	err := r.w.repeat(r.hard, "settle", func() error {
 		err := r.w.journal.Settle(context.WithoutCancel(r.hard), r.lease, s)
@@ -424,6 +443,9 @@ func (r *run) store() error {
 		return err
 	}
 	r.stored, r.lazyAt = cursor, time.Time{}
+	if moved != nil {
+		r.replay.Replay = *moved
+	}
 	for _, d := range r.dead {
 		r.w.metrics.records.WithLabelValues(recordDead).Inc()
 		r.w.metrics.dead.WithLabelValues(d.Class).Inc()
@@ -432,7 +454,7 @@ func (r *run) store() error {
 			zap.String("event_uid", d.Record.UID), zap.String("class", d.Class),
 			zap.String("reason", d.Reason), zap.Int("attempts", d.Attempts))
 	}
-	r.dead, r.receipts, r.memos = nil, nil, nil
+	r.dead, r.revived, r.receipts, r.memos = nil, nil, nil, nil
 	signal(r.w.look)
 	return nil
 }

@@ -82,6 +82,9 @@ type Worker struct {
 	poke   chan struct{} // buffered by one: paused changed
 	look   chan struct{} // buffered by one: the figures are stale
 
+	requests chan request
+	over     chan struct{} // closed when Run has ended
+
 	mu      sync.Mutex // guards status and changed
 	status  Status
 	changed chan struct{} // closed and replaced when status changes
@@ -94,6 +97,7 @@ func New(opts Options) (*Worker, error) {
 		name: opts.Name, sink: opts.Sink, cfg: opts.Config.WithDefaults(), encode: opts.Encoder,
 		journal: opts.Journal, log: cmp.Or(opts.Log, zap.NewNop()), grace: cmp.Or(opts.Grace, 20*time.Second),
 		poke: make(chan struct{}, 1), look: make(chan struct{}, 1), changed: make(chan struct{}),
+		requests: make(chan request), over: make(chan struct{}),
 	}
 	w.log = w.log.Named("sink." + opts.Name)
 	w.metrics = cmp.Or(opts.Metrics, NewMetrics(nil)).of(opts.Name)
@@ -116,6 +120,7 @@ func New(opts Options) (*Worker, error) {
 // Run waits for the sink, also for one that ignores its context; whoever must
 // not wait leaves without it.
 func (w *Worker) Run(ctx context.Context) (err error) {
+	defer close(w.over)
 	lease, err := w.journal.Lease(ctx, "sink/"+w.name)
 	if err != nil {
 		return w.ended(ctx, err)

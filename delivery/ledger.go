@@ -96,3 +96,29 @@ func (l *ledger) cursor() journal.Cursor {
 	}
 	return c
 }
+
+// settledEnd is the last record that is settled; before it some may be owed.
+func (l *ledger) settledEnd() uint64 {
+	for _, s := range slices.Backward(l.spans) {
+		if !s.owed {
+			return s.last
+		}
+	}
+	return l.done
+}
+
+// owes reports whether a record that was read is owed.
+func (l *ledger) owes(seq uint64) bool {
+	i, ok := slices.BinarySearchFunc(l.spans, seq, func(s span, seq uint64) int { return cmp.Compare(s.first, seq) })
+	return ok && l.spans[i].owed
+}
+
+// owed is how many records are owed.
+func (l *ledger) owed() (n int) {
+	for _, s := range l.spans {
+		if s.owed {
+			n++
+		}
+	}
+	return n
+}

@@ -20,6 +20,7 @@ type item struct {
 	rec      *event.Record // nil: it is read from the journal before it is sent
 	body     []byte
 	attempts int
+	origin   origin
 }
 
 // A batch is what the reader made of a stretch of the journal.
@@ -46,6 +47,7 @@ type reader struct {
 	spare  <-chan []byte   // arenas to use again
 	limits sinks.Limits
 	waited uint64 // pos+1 of the last wait, 0 when there was none
+	origin origin // of what it reads
 }
 
 // limits are the bounds of one batch.
@@ -119,6 +121,31 @@ func (rd *reader) next(ctx context.Context) *batch {
 	}
 }
 
+// upTo makes the next batch of a replay, of records up to end that are not owed
+// to the sink. It does not wait.
+func (rd *reader) upTo(ctx context.Context, end uint64, owes func(seq uint64) bool) (*batch, error) {
+	b := &batch{}
+	for len(b.items) < rd.limits.Records && b.refused < refusedMax {
+		if len(rd.unread) == 0 {
+			if err := rd.fill(ctx); err != nil || ctx.Err() != nil {
+				return b, err
+			}
+		}
+		if len(rd.unread) == 0 || rd.unread[0].Seq > end {
+			rd.pos, b.read = end, end
+			return b, nil
+		}
+		rec := rd.unread[0]
+		if !owes(rec.Seq) && !rd.take(b, rec.Again()) {
+			return b, nil
+		}
+		rd.unread[0] = nil
+		rd.unread = rd.unread[1:]
+		rd.pos, b.read = rec.Seq, rec.Seq
+	}
+	return b, nil
+}
+
 // take looks at one record. It returns false when the batch has no room for it.
 func (rd *reader) take(b *batch, rec *event.Record) bool {
 	switch {
@@ -128,7 +155,7 @@ func (rd *reader) take(b *batch, rec *event.Record) bool {
 		b.refused++
 		return true
 	}
-	it := item{seq: rec.Seq, key: rec.Key, rec: rec}
+	it := item{seq: rec.Seq, key: rec.Key, rec: rec, origin: rd.origin}
 	from := len(b.arena)
 	arena, err := rd.w.encodeTo(b.arena, rec)
 	switch {

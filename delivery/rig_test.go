@@ -38,6 +38,8 @@ type memory struct {
 	dead     map[string][]journal.DeadLetter
 	receipts map[string][]journal.Receipt
 	memos    map[string]map[event.Key]string
+	replays  map[string]*journal.Replay
+	buried   int // dead letters stored, repeats included
 	waiting  []waiter
 	closed   bool
 
@@ -55,7 +57,7 @@ type waiter struct {
 func newMemory() *memory {
 	return &memory{
 		cursors: map[string]journal.Cursor{}, dead: map[string][]journal.DeadLetter{},
-		receipts: map[string][]journal.Receipt{}, memos: map[string]map[event.Key]string{},
+		receipts: map[string][]journal.Receipt{}, memos: map[string]map[event.Key]string{}, replays: map[string]*journal.Replay{},
 	}
 }
 
@@ -136,6 +138,25 @@ func (m *memory) Cursor(_ context.Context, sink string) (journal.Cursor, error) 
 	return m.cursors[sink], nil
 }
 
+func (m *memory) Replay(_ context.Context, sink string) (*journal.Replay, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.replays[sink], nil
+}
+
+func (m *memory) DeadLetters(_ context.Context, sink string, after uint64, limit int) ([]journal.DeadLetter, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []journal.DeadLetter
+	for _, d := range m.dead[sink] {
+		if d.Record.Seq > after {
+			out = append(out, d)
+		}
+	}
+	slices.SortFunc(out, func(a, b journal.DeadLetter) int { return cmp.Compare(a.Record.Seq, b.Record.Seq) })
+	return out[:min(limit, len(out))], nil
+}
+
 func (m *memory) Memos(_ context.Context, sink string, keys []event.Key) (map[event.Key]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -175,6 +196,20 @@ func (m *memory) Settle(_ context.Context, l journal.Lease, s journal.Settlement
 		m.onSettle(s)
 	}
 	m.cursors[s.Sink] = s.Cursor
+	if s.Replay != nil {
+		if stored := m.replays[s.Sink]; stored != nil && !stored.Begun.Equal(s.Replay.Begun) {
+			return &journal.ReplayError{Running: true}
+		}
+		m.replays[s.Sink] = s.Replay
+		if s.Replay.Ended {
+			delete(m.replays, s.Sink)
+		}
+	}
+	for _, d := range s.Dead {
+		m.dead[s.Sink] = slices.DeleteFunc(m.dead[s.Sink], func(x journal.DeadLetter) bool { return x.Record.Seq == d.Record.Seq })
+		m.buried++
+	}
+	m.dead[s.Sink] = slices.DeleteFunc(m.dead[s.Sink], func(x journal.DeadLetter) bool { return slices.Contains(s.Revived, x.Record.Seq) })
 	m.dead[s.Sink] = append(m.dead[s.Sink], s.Dead...)
 	m.receipts[s.Sink] = append(m.receipts[s.Sink], s.Receipts...)
 	if m.memos[s.Sink] == nil {

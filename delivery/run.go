@@ -44,6 +44,10 @@ type run struct {
 	queue    []*job     // to be sent, in order
 	suspects []*suspect // refused alone, in order of their refusal
 	held     []item     // waiting for a suspect of their key, ascending
+	replay   *replay    // nil when none runs
+	graves   []uint64   // dead letters that are to be sent again
+	lived    int        // live batches since something was sent again
+	lookAt   time.Time  // when the dead letters are searched next
 	burst    int        // suspects since the last acceptance
 
 	begun  uint64    // number of the newest attempt
@@ -58,6 +62,7 @@ type run struct {
 
 	// What the next settlement stores beside the cursor.
 	dead     []journal.DeadLetter
+	revived  []uint64
 	receipts []journal.Receipt
 	memos    map[event.Key]string
 	lazyAt   time.Time // when an otherwise unneeded settlement is due; zero: none
@@ -109,7 +114,14 @@ func (r *run) start() error {
 		if err == nil && r.w.cfg.StartFrom == StartNow && c.Seq == 0 && len(c.Ahead) == 0 {
 			c, err = r.startNow()
 		}
+		if err != nil {
+			return err
+		}
 		r.stored = c
+		stored, err := r.w.journal.Replay(r.ctx, r.w.name)
+		if stored != nil {
+			r.resume(*stored)
+		}
 		return err
 	})
 	r.ledger = newLedger(r.stored)
@@ -145,12 +157,17 @@ func (r *run) loop() error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for !r.ending() {
+		if err := r.lookForStuck(time.Now()); err != nil {
+			return err
+		}
 		wake, err := r.begin()
 		if err != nil {
 			return err
 		}
-		if !r.lazyAt.IsZero() && (wake.IsZero() || r.lazyAt.Before(wake)) {
-			wake = r.lazyAt
+		for _, due := range []time.Time{r.lazyAt, r.lookAt} {
+			if !due.IsZero() && (wake.IsZero() || due.Before(wake)) {
+				wake = due
+			}
 		}
 		r.publish()
 		var alarm <-chan time.Time
@@ -170,6 +187,8 @@ func (r *run) loop() error {
 			err = r.take(b)
 		case res := <-r.results:
 			err = r.conclude(res)
+		case q := <-r.w.requests:
+			err = r.answerTo(q)
 		}
 		if err == nil {
 			err = r.settle()
@@ -229,6 +248,7 @@ func (r *run) take(b *batch) error {
 	r.w.metrics.records.WithLabelValues(recordFiltered).Add(float64(b.refused))
 	if len(b.items) > 0 {
 		r.queue = append(r.queue, &job{items: b.items, arena: b.arena})
+		r.lived++
 	}
 	if r.lazyAt.IsZero() && r.ledger.done > r.stored.Seq {
 		r.lazyAt = time.Now().Add(idleSettle)
@@ -240,15 +260,8 @@ func (r *run) take(b *batch) error {
 // again; zero means when something comes.
 func (r *run) begin() (wake time.Time, err error) {
 	for !r.ending() {
-		// A batch that waits counts as something waiting.
-		if r.wantsMore() {
-			select {
-			case b := <-r.arrivals:
-				if err := r.take(b); err != nil {
-					return wake, err
-				}
-			default:
-			}
+		if err := r.refill(); err != nil {
+			return wake, err
 		}
 		j, wake := r.pick(time.Now())
 		if j == nil {
@@ -264,6 +277,28 @@ func (r *run) begin() (wake time.Time, err error) {
 		}
 	}
 	return wake, nil
+}
+
+// refill puts the next batch into an empty queue: a live one, unless there is
+// something to send again and none waits or enough of them went before.
+func (r *run) refill() error {
+	if r.wantsMore() && r.lived >= replayShare && r.againWaits() {
+		if err := r.readAgain(); err != nil {
+			return err
+		}
+	}
+	if !r.wantsMore() {
+		return nil
+	}
+	select {
+	case b := <-r.arrivals:
+		return r.take(b)
+	default:
+	}
+	if r.againWaits() {
+		return r.readAgain()
+	}
+	return nil
 }
 
 // pick removes from the queue what is to be sent now, nil when nothing is, and
@@ -382,7 +417,7 @@ func (r *run) load(j *job) error {
 	for _, it := range j.items {
 		if it.rec == nil {
 			err := r.w.repeat(r.ctx, "read a record again", func() (err error) {
-				it.rec, err = r.w.journal.Get(r.ctx, it.seq)
+				it.rec, err = r.fetch(&it)
 				return err
 			})
 			if err != nil {
@@ -411,7 +446,7 @@ func (r *run) load(j *job) error {
 	if len(lost) == 0 {
 		return nil
 	}
-	r.ledger.settle(lost)
+	r.done(lost)
 	if j.suspect != nil {
 		r.clear(j.suspect, lost[0].key)
 	}
@@ -441,7 +476,7 @@ func (r *run) send(j *job) error {
 	for i := range j.items {
 		it := &j.items[i]
 		msgs[i] = sinks.Message{Record: it.rec, Body: it.body, Memo: memos[it.key]}
-		if late && j.suspect == nil {
+		if late && j.suspect == nil && it.origin != revived {
 			it.rec, it.body = nil, nil // not held in memory while it waits for its confirmation
 		}
 	}
@@ -503,6 +538,12 @@ func (r *run) publish() {
 	r.w.update(func(s *Status) {
 		s.Cursor, s.InFlight, s.Suspects, s.Held = r.stored, r.flying, len(r.suspects), len(r.held)
 		s.Failures = r.pace.failures
+		s.Replay = nil
+		if r.replay != nil {
+			s.Replay = &Replay{
+				From: r.replay.From, After: r.replay.ledger.done, Until: r.ledger.settledEnd(), Begun: r.replay.Begun, Sent: r.replay.sent,
+			}
+		}
 		s.HaltReason = ""
 		if r.halt != nil {
 			s.HaltReason = r.halt.cause

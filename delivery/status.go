@@ -42,6 +42,15 @@ type Status struct {
 	LastError   string    // of the last attempt that failed
 	LastErrorAt time.Time
 	HaltReason  string // why the sink is halted; empty when it is not
+
+	Replay *Replay // nil when none runs
+}
+
+// A Replay is how far a replay is.
+type Replay struct {
+	From, After, Until uint64 // asked for; sent again up to here; goes up to here
+	Begun              time.Time
+	Sent               int // records accepted, since the process started
 }
 
 // figuresEvery is the longest age of the figures that the journal computes.

@@ -3,9 +3,11 @@ package event_test
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cwprelay/cwprelay/event"
 )
@@ -85,5 +87,43 @@ func TestDerivedIsBuiltOnce(t *testing.T) {
 	wg.Wait()
 	if n := built.Load(); n != 1 {
 		t.Errorf("built %d times", n)
+	}
+}
+
+// A copy for a replay lacks nothing of the record, whatever is added to it.
+func TestAgainCopiesEverything(t *testing.T) {
+	var r event.Record
+	v := reflect.ValueOf(&r).Elem()
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		if !f.IsExported() || len(f.Index) > 1 {
+			continue
+		}
+		switch field := v.FieldByIndex(f.Index); field.Kind() {
+		case reflect.String:
+			field.SetString("x")
+		case reflect.Bool:
+			field.SetBool(true)
+		case reflect.Int:
+			field.SetInt(7)
+		case reflect.Uint64:
+			field.SetUint(7)
+		case reflect.Slice:
+			field.SetBytes([]byte("{}"))
+		case reflect.Struct:
+			if field.Type() == reflect.TypeFor[time.Time]() {
+				field.Set(reflect.ValueOf(time.Unix(7, 0)))
+			} else {
+				field.Field(0).SetString("x")
+			}
+		default:
+			t.Fatalf("field %s: what is a %s?", f.Name, field.Kind())
+		}
+	}
+	if got := r.Again(); !reflect.DeepEqual(got, &r) {
+		t.Errorf("copy is %+v, want %+v", got, &r)
+	}
+	r.Replayed = false
+	if !r.Again().Replayed {
+		t.Error("the copy is not marked")
 	}
 }

@@ -188,6 +188,9 @@ func ecsVendor(w *writer, r *event.Record, f *Finding) {
 	w.str("quuid", f.QUUID)
 	w.bool("redacted", f.Redacted)
 	w.str("reference_link", f.ReferenceLink)
+	if r.Replayed {
+		w.bool("replayed", true)
+	}
 	w.str("revision", r.Revision)
 	w.str("severity", f.Severity.String())
 	if f.StartTime.IsZero() {

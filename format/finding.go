@@ -177,12 +177,6 @@ func timeOf(text string, loc *time.Location) time.Time {
 		loc = time.UTC
 	}
 	t, ok := event.ParseTime(text, loc)
-	if !ok {
-		// ParseTime takes the T in the name of a zone ("CST") for that of RFC 3339.
-		if named, err := time.Parse("2006-01-02 15:04:05 -0700 MST", strings.TrimSpace(text)); err == nil {
-			t, ok = event.ParseTime(named.Format(time.RFC3339), loc)
-		}
-	}
 	t = t.UTC()
 	if !ok || t.Year() < 1 || t.Year() > 9999 {
 		return time.Time{}

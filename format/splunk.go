@@ -65,6 +65,9 @@ func (e splunkEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 	w.str("process_path", f.FilePath)
 	w.str("quuid", f.QUUID)
 	w.bool("redacted", f.Redacted)
+	if r.Replayed {
+		w.bool("replayed", true)
+	}
 	w.uint("sequence", r.Sequence)
 	w.str("severity", f.Severity.String())
 	w.str("severity_id", strconv.Itoa(f.Severity.ocsf()))
