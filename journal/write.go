@@ -21,6 +21,7 @@ const (
 	maxOps       = 64
 	trimEvery    = time.Minute
 	trimBatch    = 5000
+	spareBytes   = 1 << 20
 )
 
 // An op is one caller's part of a commit.
@@ -395,9 +396,10 @@ func (f *File) room(tx *bolt.Tx, need int64) error {
 			f.diskFree, f.diskAt = free, time.Now()
 		}
 	}
-	// Freed pages of the file are room that the disk need not give.
+	// Freed pages of the file are room that the disk need not give, if they are
+	// more than each commit leaves behind.
 	unused := int64(f.db.Stats().FreePageN) * int64(f.db.Info().PageSize)
-	tight := f.diskAt.After(time.Time{}) && f.diskFree < f.cfg.MinFreeDisk && unused < 2*need
+	tight := f.diskAt.After(time.Time{}) && f.diskFree < f.cfg.MinFreeDisk && unused < 2*need+spareBytes
 	if !tight && f.meta.Bytes+need <= f.cfg.MaxBytes {
 		return nil
 	}
@@ -405,13 +407,19 @@ func (f *File) room(tx *bolt.Tx, need int64) error {
 	if tight {
 		limit = "state.min_free_disk"
 	}
-	enough := func() bool { return f.meta.Bytes+need <= f.cfg.MaxBytes-f.cfg.MaxBytes/10 }
+	before := f.meta.Bytes
+	enough := func() bool {
+		if tight {
+			return before-f.meta.Bytes >= 2*need+spareBytes
+		}
+		return f.meta.Bytes+need <= f.cfg.MaxBytes-f.cfg.MaxBytes/10
+	}
 	cursors, err := f.cursors(tx)
 	if err != nil {
 		return err
 	}
 	low := lowest(cursors) // a replay does not hold it: what every sink has had goes first
-	freed, err := f.dropUpTo(tx, low, func() bool { return !tight && enough() })
+	freed, err := f.dropUpTo(tx, low, enough)
 	if err != nil {
 		return engine(err)
 	}

@@ -1,0 +1,147 @@
+package journal_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cwprelay/cwprelay/journal"
+	"github.com/cwprelay/cwprelay/journal/journaltest"
+)
+
+// appendNow appends n records that were observed now.
+func appendNow(t *testing.T, f *journal.File, from, n int) {
+	t.Helper()
+	var batch journal.Batch
+	for i := from; i < from+n; i++ {
+		rec := journaltest.Record(fmt.Sprint(i), 1)
+		rec.ObservedAt = time.Now()
+		batch.Changes = append(batch.Changes, journaltest.Change(rec))
+	}
+	if _, err := f.Append(t.Context(), lease(t, f, "source/prod/risk_process"), batch); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func settle(t *testing.T, f *journal.File, s journal.Settlement) {
+	t.Helper()
+	if err := f.Settle(t.Context(), lease(t, f, "sink/"+s.Sink), s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func status(t *testing.T, f *journal.File) journal.Status {
+	t.Helper()
+	st, err := f.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func TestOldRecordsAreTrimmedOnceEverySinkAndReplayHasPassedThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := open(t, config(t.TempDir()), sinks(journal.SinkRule{Name: "a"}, journal.SinkRule{Name: "b"}))
+		appendNow(t, f, 0, 100)
+		settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: 100}})
+		settle(t, f, journal.Settlement{Sink: "b", Cursor: journal.Cursor{Seq: 60}})
+		first := func(wait time.Duration) uint64 {
+			time.Sleep(wait)
+			synctest.Wait()
+			return status(t, f).First
+		}
+		if got := first(23 * time.Hour); got != 1 {
+			t.Errorf("first record kept is %d before the retention has passed", got)
+		}
+		replay := journal.Replay{From: 31, After: 30, Begun: time.Now()}
+		settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: 100}, Replay: &replay})
+		if got := first(2 * time.Hour); got != 31 {
+			t.Errorf("first record kept is %d, want 31, where the replay is", got)
+		}
+		replay.Ended = true
+		settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: 100}, Replay: &replay})
+		if got := first(2 * time.Minute); got != 61 {
+			t.Errorf("first record kept is %d, want 61, where the slower sink is", got)
+		}
+		if st := status(t, f); len(st.Gaps) > 0 {
+			t.Errorf("gaps %+v", st.Gaps)
+		}
+		begun := journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: 100}, Replay: &journal.Replay{From: 5, After: 4, Begun: time.Now()}}
+		err := f.Settle(t.Context(), lease(t, f, "sink/a"), begun)
+		if e, ok := errors.AsType[*journal.ReplayError](err); !ok || e.Oldest != 61 {
+			t.Errorf("replay of records that are gone: %v", err)
+		}
+	})
+}
+
+func TestSinkThatIsNotConfiguredHoldsNothingAndHasAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		f := open(t, config(dir), sinks(journal.SinkRule{Name: "a"}, journal.SinkRule{Name: "gone"}))
+		appendNow(t, f, 0, 50)
+		settle(t, f, journal.Settlement{Sink: "gone", Cursor: journal.Cursor{Seq: 10}})
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		f = open(t, config(dir), sinks(journal.SinkRule{Name: "a"}))
+		settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: 40}})
+		time.Sleep(25 * time.Hour)
+		synctest.Wait()
+		st := status(t, f)
+		if st.First != 41 || len(st.Gaps) != 1 {
+			t.Fatalf("first record kept is %d, gaps %+v", st.First, st.Gaps)
+		}
+		want := journal.Gap{Sink: "gone", Range: journal.Range{First: 11, Last: 40}, Records: 30, Reason: "trimmed", At: st.Gaps[0].At}
+		if st.Gaps[0] != want {
+			t.Errorf("gap %+v, want %+v", st.Gaps[0], want)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		f = open(t, config(dir), sinks(journal.SinkRule{Name: "a"}, journal.SinkRule{Name: "gone"}))
+		if c, err := f.Cursor(t.Context(), "gone"); err != nil || c.Seq != 40 {
+			t.Errorf("cursor of the sink that returned: %+v, %v", c, err)
+		}
+	})
+}
+
+func TestReplayDoesNotHoldSpace(t *testing.T) {
+	cfg := config(t.TempDir())
+	cfg.MaxBytes = 1 << 20
+	f := open(t, cfg, sinks(journal.SinkRule{Name: "soc"}))
+	if err := fill(t, f, 0, 500, 1000); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, f, journal.Settlement{Sink: "soc", Cursor: journal.Cursor{Seq: 500}, Replay: &journal.Replay{From: 1, Begun: time.Now()}})
+	if err := fill(t, f, 500, 800, 1000); err == nil {
+		t.Fatal("more than fits was stored")
+	}
+	st := status(t, f)
+	if len(st.Gaps) != 1 || st.Gaps[0].Reason != "replay" || st.Sinks[0].Replay.After != st.First-1 {
+		t.Errorf("gaps %+v, replay %+v, first record %d", st.Gaps, st.Sinks[0].Replay, st.First)
+	}
+}
+
+func TestTooLittleFreeDiskRefusesAppends(t *testing.T) {
+	cfg := config(t.TempDir())
+	f := open(t, cfg, sinks(journal.SinkRule{Name: "soc"}))
+	if err := fill(t, f, 0, 600, 5000); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.MinFreeDisk = 1 << 60
+	f = open(t, cfg, sinks(journal.SinkRule{Name: "soc"}))
+	err := fill(t, f, 600, 200, 5000) // the file may have some room of its own
+	if full, ok := errors.AsType[*journal.FullError](err); !ok || full.Limit != "state.min_free_disk" || full.Sink != "soc" {
+		t.Errorf("error %v", err)
+	}
+	// Settling goes on, and what every sink has makes room.
+	settle(t, f, journal.Settlement{Sink: "soc", Cursor: journal.Cursor{Seq: status(t, f).Last}})
+	if err := fill(t, f, 1000, 1, 100); err != nil {
+		t.Errorf("append after settling: %v", err)
+	}
+}
