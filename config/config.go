@@ -32,6 +32,9 @@ type Config struct {
 	HTTP          console.Config    `koanf:"http"`
 	Log           Log               `koanf:"log"`
 	ShutdownGrace time.Duration     `koanf:"shutdown_grace"` // how long attempts may go on after SIGTERM, default 20s
+
+	// SecretFiles are the files that ${file:…} names.
+	SecretFiles []string
 }
 
 // Source is an account whose events are polled.

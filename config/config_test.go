@@ -58,6 +58,9 @@ sinks:
 			t.Errorf("no %q in:\n%v", want, err)
 		}
 	}
+	if n := strings.Count(err.Error(), "\n") + 1; n != 5 {
+		t.Errorf("%d mistakes are told, there are 5:\n%v", n, err)
+	}
 }
 
 func TestPrecedence(t *testing.T) {

@@ -66,6 +66,9 @@ func (l *loader) walk(n *yaml.Node, path string) {
 		}
 		if text, ok := l.expand(n, path); ok {
 			l.set(path, text, l.at(n))
+		} else {
+			l.set(path, "", l.at(n))
+			l.failed[path] = true
 		}
 	case yaml.DocumentNode, yaml.AliasNode:
 	}
@@ -110,6 +113,7 @@ func (l *loader) expand(n *yaml.Node, path string) (string, bool) {
 		}
 		name := m[2 : len(m)-1]
 		if file, isFile := strings.CutPrefix(name, "file:"); isFile {
+			l.files = append(l.files, file)
 			content, err := readText(file)
 			if err != nil {
 				l.fail(l.at(n), "%s: %v", path, err)

@@ -45,6 +45,8 @@ type loader struct {
 	errs   []located
 	env    map[string]string
 	path   string
+	files  []string        // that were read
+	failed map[string]bool // paths whose value could not be made; their mistake is told
 }
 
 type located struct {
@@ -54,7 +56,7 @@ type located struct {
 
 // Load reads the configuration. Its error names every mistake, a line each.
 func Load(opt Options) (*Config, error) {
-	l := &loader{values: map[string]any{}, places: map[string]place{}, env: map[string]string{}, path: opt.Path}
+	l := &loader{values: map[string]any{}, places: map[string]place{}, env: map[string]string{}, path: opt.Path, failed: map[string]bool{}}
 	for _, kv := range opt.Environ {
 		if name, value, ok := strings.Cut(kv, "="); ok {
 			l.env[name] = value
@@ -73,7 +75,11 @@ func Load(opt Options) (*Config, error) {
 	cfg, ok := l.decode()
 	if ok {
 		full := cfg.withDefaults()
+		full.SecretFiles = l.files
 		for _, m := range full.validate() {
+			if l.failed[l.pathOf(m)] {
+				continue
+			}
 			l.fail(l.near(m), "%s", join(m.path, m.err.Error()))
 		}
 		cfg = &full
@@ -127,12 +133,17 @@ func (l *loader) err() error {
 	return errors.Join(errs...)
 }
 
+// pathOf is the path of the key that a mistake is about.
+func (*loader) pathOf(m mistake) string {
+	if key, _, ok := strings.Cut(m.err.Error(), ":"); ok && !strings.ContainsAny(key, " \"") {
+		return strings.TrimPrefix(m.path+"."+key, ".")
+	}
+	return m.path
+}
+
 // near is the place of the longest known path that a mistake is about.
 func (l *loader) near(m mistake) place {
-	path := m.path
-	if key, _, ok := strings.Cut(m.err.Error(), ":"); ok && !strings.ContainsAny(key, " \"") {
-		path = strings.TrimPrefix(path+"."+key, ".")
-	}
+	path := l.pathOf(m)
 	for path != "" {
 		if p, ok := l.places[path]; ok {
 			return p
@@ -320,6 +331,12 @@ func (l *loader) decode() (*Config, bool) {
 		t := l.typeOf(path)
 		if t == nil {
 			continue // unknown, reported
+		}
+		if l.failed[path] {
+			if reflect.PointerTo(t).Implements(reflect.TypeFor[interface{ UnmarshalText([]byte) error }]()) || t.Kind() == reflect.String {
+				good[path] = "" // its block is there, whatever it lacks
+			}
+			continue
 		}
 		value, err := convert(l.values[path], t)
 		if err != nil {

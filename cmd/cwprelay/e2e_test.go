@@ -12,8 +12,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/cwprelay/cwprelay/cwp/emulator"
 	"github.com/cwprelay/cwprelay/sinks/splunkhec/hectest"
@@ -331,5 +335,174 @@ func TestDemoShowsEventsAndEnds(t *testing.T) {
 	}
 	if !strings.Contains(stderr.String(), "Status page: http://127.0.0.1:") {
 		t.Errorf("no address of the page:\n%s", stderr.String())
+	}
+}
+
+// A daemon is a running process of the program.
+type daemon struct {
+	*exec.Cmd
+	stderr *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (s *stage) start(args ...string) daemon {
+	s.t.Helper()
+	d := daemon{s.command(args...), &lockedBuffer{}}
+	d.Stderr = d.stderr
+	if err := d.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		if d.ProcessState == nil {
+			_ = d.Process.Kill()
+			_ = d.Wait()
+		}
+	})
+	return d
+}
+
+// until waits for something to become true.
+func (s *stage) until(what string, d daemon, holds func() bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("not %s after 30 s:\n%s", what, d.stderr)
+		}
+	}
+}
+
+func TestTerminationEndsWithZeroAndLosesNothing(t *testing.T) {
+	for _, signal := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
+		s := newStage(t, emulator.Config{Events: 300})
+		d := s.start("run", "-c", s.config)
+		s.until("delivering", d, func() bool { return s.hec.Distinct() > 0 })
+		if err := d.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Wait(); err != nil {
+			t.Errorf("%s: %v\n%s", signal, err, d.stderr)
+		}
+		from, to := s.sweepAll()
+		s.requireAll(s.api.World().VisibleThroughout(from, to))
+		if n := s.hec.Duplicates(); n > 0 {
+			t.Errorf("%s: %d duplicates after an orderly end", signal, n)
+		}
+	}
+}
+
+// TestConfigurationIsReadAgain changes the file and a secret beside it, and
+// makes mistakes in between.
+func TestConfigurationIsReadAgain(t *testing.T) {
+	s := newStage(t, emulator.Config{Events: 50, Rate: 5})
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := filepath.Join(s.dir, "token")
+	put := func(value string) {
+		t.Helper()
+		if err := os.WriteFile(token, []byte(value+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("wrong-token-1")
+	good := strings.Replace(string(text), "token: hectest-token", "token: \"${file:"+token+"}\"", 1)
+	s.write(good)
+	d := s.start("run", "-c", s.config)
+	s.until("halted", d, func() bool { return strings.Contains(d.stderr.String(), "refuses everything") })
+
+	put("hectest-token") // noticed by itself
+	s.until("delivering with the new secret", d, func() bool { return s.hec.Distinct() >= 50 })
+
+	hangup := func() {
+		t.Helper()
+		if err := d.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.write(strings.Replace(good, "poll_interval: 1s", "poll_interval: never", 1))
+	hangup()
+	s.until("told of the mistake", d, func() bool {
+		return strings.Contains(d.stderr.String(), "sources.prod.poll_interval: must be a duration")
+	})
+	before := s.hec.Distinct()
+	s.until("going on with the former", d, func() bool { return s.hec.Distinct() > before })
+
+	s.write(strings.Replace(good, "sinks:", "sinks:\n  second: {file: {path: "+s.dir+"/second.jsonl}}", 1))
+	hangup()
+	s.until("delivering to the new sink", d, func() bool {
+		info, err := os.Stat(filepath.Join(s.dir, "second.jsonl"))
+		return err == nil && info.Size() > 0
+	})
+	// A port that is taken: back to the former configuration.
+	taken := httptest.NewServer(nil)
+	defer taken.Close()
+	s.write(strings.Replace(good, `listen: "off"`, "listen: "+strings.TrimPrefix(taken.URL, "http://"), 1))
+	hangup()
+	s.until("going back", d, func() bool { return strings.Contains(d.stderr.String(), "going back to the former") })
+	before = s.hec.Distinct()
+	s.until("going on with the former", d, func() bool { return s.hec.Distinct() > before })
+	if strings.Contains(d.stderr.String(), "hectest-token") || strings.Contains(d.stderr.String(), "wrong-token-1") {
+		t.Errorf("a secret was logged:\n%s", d.stderr)
+	}
+}
+
+// TestKafkaAndSplunkGetTheSame delivers to a broker beside Splunk, and reads
+// it back with another implementation.
+func TestKafkaAndSplunkGetTheSame(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, "cwp.findings"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cluster.Close()
+	s := newStage(t, emulator.Config{Events: 700, Rate: 5, Seed: 3})
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(strings.Replace(string(text), "sinks:", "sinks:\n  bus: {kafka: {brokers: [\""+cluster.ListenAddrs()[0]+"\"], topic: cwp.findings}}", 1))
+	from, to := s.sweepAll()
+	s.requireAll(s.api.World().VisibleThroughout(from, to))
+
+	consumer, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics("cwp.findings"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer consumer.Close()
+	uids := map[string]bool{}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for len(uids) < s.hec.Distinct() && ctx.Err() == nil {
+		consumer.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+			for _, h := range r.Headers {
+				if h.Key == "event_uid" {
+					uids[string(h.Value)] = true
+				}
+			}
+		})
+	}
+	for _, e := range s.hec.Events() {
+		var body struct {
+			ID string `json:"id"`
+		}
+		if err := json.Unmarshal(e.Event, &body); err != nil || !uids[body.ID] {
+			t.Fatalf("record %q is at Splunk and not in Kafka (%v)", body.ID, err)
+		}
 	}
 }

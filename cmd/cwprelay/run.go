@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cwprelay/cwprelay/config"
@@ -73,15 +73,14 @@ or refused.`,
 			if err != nil {
 				return err
 			}
+			if !once {
+				return serve(cmd.Context(), p, cfg, func() (*config.Config, error) { return flags.load(p) })
+			}
 			a, err := open(cfg, p, newLogger(cfg.Log, p.stderr))
 			if err != nil {
 				return err
 			}
-			if once {
-				err = a.once(cmd.Context(), p.stderr, timeout)
-			} else {
-				err = a.serve(cmd.Context(), p.stderr)
-			}
+			err = a.once(cmd.Context(), p.stderr, timeout)
 			return errors.Join(err, a.close())
 		},
 	}
@@ -91,42 +90,77 @@ or refused.`,
 	return c
 }
 
-// serve is the daemon with its console, progress line and reopening of files.
-func (a *app) serve(ctx context.Context, stderr io.Writer) error {
+// serve is the daemon. When the configuration changes, it ends what runs as a
+// shutdown does and begins anew with the new one, in the same process; if that
+// cannot begin, with the former.
+func serve(ctx context.Context, p process, cfg *config.Config, load func() (*config.Config, error)) error {
+	hangup, stop := onHangup()
+	defer stop()
+	var former *config.Config // nil once it was gone back to
+	for {
+		log := newLogger(cfg.Log, p.stderr)
+		a, ln, err := openDaemon(ctx, cfg, p, log)
+		if err != nil {
+			if former == nil {
+				return err
+			}
+			log.Error("cannot begin with the new configuration; going back to the former", zap.Error(err))
+			cfg, former = former, nil
+			continue
+		}
+		next, err := a.serve(ctx, ln, p.stderr, hangup, newReloader(cfg, load, log))
+		if err = errors.Join(err, a.close()); err != nil || next == nil {
+			return err
+		}
+		cfg, former = next, cfg
+	}
+}
+
+// openDaemon opens everything and the console's port.
+func openDaemon(ctx context.Context, cfg *config.Config, p process, log *zap.Logger) (*app, net.Listener, error) {
+	a, err := open(cfg, p, log)
+	if err != nil {
+		return nil, nil, err
+	}
 	ln, err := a.listen(ctx)
 	if err != nil {
-		return err
+		return nil, nil, errors.Join(err, a.close())
 	}
+	return a, ln, nil
+}
+
+// serve runs until ctx is done or there is a new configuration, which it
+// returns.
+func (a *app) serve(ctx context.Context, ln net.Listener, stderr io.Writer, hangup <-chan os.Signal, r *reloader) (next *config.Config, err error) {
 	if ln != nil {
 		a.log.Info("console: http://" + ln.Addr().String() + "/")
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	go a.reopenOnHangup(ctx)
 	if isTerminal(stderr) {
 		go a.progress(ctx, stderr)
 	}
-	return a.daemon(ctx, ln)
+	waited := make(chan struct{})
+	go func() {
+		defer close(waited)
+		if next = r.wait(ctx, hangup, a.reopen); next != nil {
+			stop()
+		}
+	}()
+	err = a.daemon(ctx, ln)
+	stop()
+	<-waited
+	return next, err
 }
 
 // A reopener is a sink that writes to a file that may have been moved away.
 type reopener interface{ Reopen() error }
 
-func (a *app) reopenOnHangup(ctx context.Context) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hangup:
-		}
-		for name, sink := range a.sinks {
-			if r, ok := sink.(reopener); ok {
-				if err := r.Reopen(); err != nil {
-					a.log.Warn("sink " + name + ": reopen: " + err.Error())
-				}
+func (a *app) reopen() {
+	for name, sink := range a.sinks {
+		if r, ok := sink.(reopener); ok {
+			if err := r.Reopen(); err != nil {
+				a.log.Warn("sink " + name + ": reopen: " + err.Error())
 			}
 		}
 	}
