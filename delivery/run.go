@@ -495,19 +495,20 @@ func (r *run) send(j *job) error {
 	if per := r.w.cfg.AttemptsPerSecond; per > 0 {
 		r.next = time.Now().Add(time.Duration(float64(time.Second) / per))
 	}
-	go r.attempt(res, msgs, r.w.deadline())
+	go r.attempt(res, msgs, Deadline(r.w.sink, r.w.cfg))
 	return nil
 }
 
-// deadline is how long one attempt may take.
-func (w *Worker) deadline() time.Duration {
-	switch s := w.sink.(type) {
+// Deadline is how long one attempt of a sink may take.
+func Deadline(sink sinks.Sink, cfg Config) time.Duration {
+	timeout := cfg.WithDefaults().Timeout
+	switch s := sink.(type) {
 	case AckTimeouter:
-		return w.cfg.Timeout + s.AckTimeout()
+		return timeout + s.AckTimeout()
 	case sinks.Windower:
-		return w.cfg.Timeout + ackTimeout
+		return timeout + ackTimeout
 	default:
-		return w.cfg.Timeout
+		return timeout
 	}
 }
 

@@ -16,7 +16,6 @@ import (
 	"github.com/cwprelay/cwprelay/cwp"
 	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/sinks"
-	"github.com/cwprelay/cwprelay/sinks/all"
 )
 
 func checkCommand(p process) *cobra.Command {
@@ -87,21 +86,16 @@ func askOne(ctx context.Context, src config.Source, kind string, environ []strin
 func checkSinks(ctx context.Context, cfg *config.Config, out io.Writer) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(cfg.Sinks)) {
-		s := cfg.Sinks[name]
-		sink, err := all.New(s.Kind, all.Options{Name: name, Format: s.Delivery.Format, Stdout: io.Discard})
+		sink, _, err := openSink(cfg, name, io.Discard)
 		if err != nil {
-			return exit(exitConfig, err)
+			return err
 		}
-		answer := "cannot be asked without sending a record"
+		answer := "cannot be asked without sending a record: try cwprelay sinks test " + name
 		if prober, ok := sink.(sinks.Prober); ok {
 			answer, err = prober.Probe(ctx)
 		}
-		if err := errors.Join(err, sink.Close()); err != nil {
-			code := exitUnreachable
-			if sinks.ClassOf(err) == sinks.ClassHalt {
-				code = exitRefused
-			}
-			errs = append(errs, exit(code, fmt.Errorf("sink %s: %w", name, err)))
+		if err := errors.Join(sinkError(name, err), sink.Close()); err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		_, _ = fmt.Fprintf(out, "sink %s: %s\n", name, answer)

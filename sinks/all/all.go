@@ -73,6 +73,26 @@ func (c Config) DefaultFormat() string {
 	return format.ECS
 }
 
+// Promise says, in a few words, what it means that the destination has
+// accepted a record.
+func (c Config) Promise() string {
+	switch c.Kind() {
+	case SplunkHEC:
+		if c.SplunkHEC.Ack == splunkhec.AckOff {
+			return "in the collector's memory"
+		}
+		return "indexed, where the collector acknowledges; else in its memory"
+	case Kafka:
+		return "on all in-sync replicas"
+	case File:
+		return "synced to disk"
+	case Stdout:
+		return "written to the stream"
+	default:
+		return ""
+	}
+}
+
 // WithDefaults returns a copy of c, with every unset option of its kind at its
 // default.
 func (c Config) WithDefaults() Config {
