@@ -75,7 +75,7 @@ func (a *app) openSinks(stdout io.Writer) error {
 	metrics := delivery.NewMetrics(a.reg)
 	for _, name := range slices.Sorted(maps.Keys(a.cfg.Sinks)) {
 		cfg := a.cfg.Sinks[name]
-		sink, err := all.New(cfg.Kind, all.Options{Name: name, Format: cfg.Delivery.Format, Stdout: stdout})
+		sink, err := all.New(cfg.Kind, all.Options{Name: name, Format: cfg.Delivery.Format, Namespace: a.cfg.Format.Namespace, Stdout: stdout})
 		if err != nil {
 			return exit(exitConfig, err)
 		}

@@ -53,17 +53,33 @@ attempt and leaves the journal alone.`,
 			return testSink(cmd.Context(), p.stdout, cfg, args[0], output)
 		},
 	}
-	for _, verb := range []*cobra.Command{list, test} {
+	setup := &cobra.Command{
+		Use: "setup NAME", Short: "Make what the sink needs at its destination (index template and lifecycle)",
+		Long: `Makes what the sink needs at its destination, where its kind has something to
+make: the index template and, with keep_days, the lifecycle of Elasticsearch
+and OpenSearch. What is there and not its own stays as it is. No other verb
+makes anything.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := flags.load(p)
+			if err != nil {
+				return err
+			}
+			return setupSink(cmd.Context(), p.stdout, cfg, args[0], output)
+		},
+	}
+	for _, verb := range []*cobra.Command{list, test, setup} {
 		flags.add(verb)
 		c.AddCommand(verb)
 	}
-	test.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	names := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		cfg, err := flags.load(p)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
 		return slices.Sorted(maps.Keys(cfg.Sinks)), cobra.ShellCompDirectiveNoFileComp
 	}
+	test.ValidArgsFunction, setup.ValidArgsFunction = names, names
 	return c
 }
 
@@ -118,7 +134,7 @@ func openSink(cfg *config.Config, name string, stdout io.Writer) (sinks.Sink, fo
 	if err != nil {
 		return nil, nil, exit(exitConfig, fmt.Errorf("sinks.%s.format: %w", name, err))
 	}
-	sink, err := all.New(s.Kind, all.Options{Name: name, Format: s.Delivery.Format, Stdout: stdout})
+	sink, err := all.New(s.Kind, all.Options{Name: name, Format: s.Delivery.Format, Namespace: cfg.Format.Namespace, Stdout: stdout})
 	if err != nil {
 		return nil, nil, exit(exitConfig, err)
 	}
@@ -169,6 +185,34 @@ func testSink(ctx context.Context, out io.Writer, cfg *config.Config, name strin
 	}
 	_, err = fmt.Fprintf(out, "sink %s: accepted the test event in %s: %s\nevent_uid %s\n", name, took, receipt.Answer, message.Record.UID)
 	return err
+}
+
+// A setter is a sink that can make what it needs at its destination.
+type setter interface {
+	Setup(ctx context.Context) (done []string, err error)
+}
+
+func setupSink(ctx context.Context, out io.Writer, cfg *config.Config, name string, output outputFlag) error {
+	sink, _, err := openSink(cfg, name, io.Discard)
+	if err != nil {
+		return err
+	}
+	s, ok := sink.(setter)
+	if !ok {
+		return errors.Join(sink.Close(), exit(exitUsage, fmt.Errorf("sink %s: there is nothing to set up for %s", name, cfg.Sinks[name].Kind.Kind())))
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	done, err := s.Setup(ctx)
+	if output == jsonOutput {
+		err = errors.Join(sinkError(name, err), json.NewEncoder(out).Encode(map[string]any{"sink": name, "done": done}))
+	} else {
+		for _, line := range done {
+			_, _ = fmt.Fprintf(out, "sink %s: %s\n", name, line) // Close and err tell the rest
+		}
+		err = sinkError(name, err)
+	}
+	return errors.Join(err, sink.Close())
 }
 
 // testRecord is a detection that nobody can take for a real one.

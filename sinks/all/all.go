@@ -11,6 +11,7 @@ import (
 
 	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/sinks"
+	"github.com/cwprelay/cwprelay/sinks/elastic"
 	"github.com/cwprelay/cwprelay/sinks/file"
 	"github.com/cwprelay/cwprelay/sinks/kafka"
 	"github.com/cwprelay/cwprelay/sinks/splunkhec"
@@ -20,6 +21,7 @@ import (
 type Config struct {
 	SplunkHEC *splunkhec.Config  `koanf:"splunk_hec"`
 	Kafka     *kafka.Config      `koanf:"kafka"`
+	Elastic   *elastic.Config    `koanf:"elasticsearch"`
 	File      *file.Config       `koanf:"file"`
 	Stdout    *file.StdoutConfig `koanf:"stdout"`
 }
@@ -28,6 +30,7 @@ type Config struct {
 const (
 	SplunkHEC = "splunk_hec"
 	Kafka     = "kafka"
+	Elastic   = "elasticsearch"
 	File      = "file"
 	Stdout    = "stdout"
 )
@@ -36,7 +39,7 @@ const (
 func StandardOutput() Config { return Config{Stdout: &file.StdoutConfig{}} }
 
 // Kinds returns the names of all kinds.
-func Kinds() []string { return []string{SplunkHEC, Kafka, File, Stdout} }
+func Kinds() []string { return []string{SplunkHEC, Kafka, Elastic, File, Stdout} }
 
 // kinds returns the names of the kinds that are set.
 func (c Config) kinds() []string {
@@ -46,6 +49,9 @@ func (c Config) kinds() []string {
 	}
 	if c.Kafka != nil {
 		set = append(set, Kafka)
+	}
+	if c.Elastic != nil {
+		set = append(set, Elastic)
 	}
 	if c.File != nil {
 		set = append(set, File)
@@ -84,6 +90,8 @@ func (c Config) Promise() string {
 		return "indexed, where the collector acknowledges; else in its memory"
 	case Kafka:
 		return "on all in-sync replicas"
+	case Elastic:
+		return "in the index, on the shards that must be active"
 	case File:
 		return "synced to disk"
 	case Stdout:
@@ -101,6 +109,9 @@ func (c Config) WithDefaults() Config {
 	}
 	if c.Kafka != nil {
 		c.Kafka = new(c.Kafka.WithDefaults())
+	}
+	if c.Elastic != nil {
+		c.Elastic = new(c.Elastic.WithDefaults())
 	}
 	if c.File != nil {
 		c.File = new(c.File.WithDefaults())
@@ -127,6 +138,9 @@ func (c Config) Validate() error {
 	if c.Kafka != nil {
 		errs = append(errs, under(Kafka, c.Kafka.Validate()))
 	}
+	if c.Elastic != nil {
+		errs = append(errs, under(Elastic, c.Elastic.Validate()))
+	}
 	if c.File != nil {
 		errs = append(errs, under(File, c.File.Validate()))
 	}
@@ -150,9 +164,10 @@ func under(key string, err error) error {
 
 // Options is what a sink gets beside the configuration of its kind.
 type Options struct {
-	Name   string    // of the sink, for errors
-	Format string    // name of the format of the bodies; empty: DefaultFormat
-	Stdout io.Writer // what the kind stdout writes to
+	Name      string    // of the sink, for errors
+	Format    string    // name of the format of the bodies; empty: DefaultFormat
+	Namespace string    // of Elasticsearch's data streams; empty: default
+	Stdout    io.Writer // what the kind stdout writes to
 }
 
 // New makes the sink of a valid configuration. It makes no connection and
@@ -167,6 +182,8 @@ func New(cfg Config, opts Options) (sinks.Sink, error) {
 		return splunkhec.New(*cfg.SplunkHEC), nil
 	case Kafka:
 		return kafka.New(*cfg.Kafka, opts.Format), nil
+	case Elastic:
+		return elastic.New(*cfg.Elastic, elastic.Options{Format: opts.Format, Namespace: opts.Namespace}), nil
 	case File:
 		return file.New(*cfg.File), nil
 	case Stdout:

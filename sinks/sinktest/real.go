@@ -33,7 +33,7 @@ func RealFolder(t *testing.T, variable, install string) string {
 	t.Helper()
 	wantReal(t, install)
 	dir := os.Getenv(variable)
-	if info, err := os.Stat(dir); dir == "" || err != nil || !info.IsDir() {
+	if info, err := os.Stat(dir); dir == "" || err != nil || !info.IsDir() { //nolint:gosec // a test of whoever sets the variable
 		t.Fatalf("%s=%q is not a folder: install %s", variable, dir, install)
 	}
 	return dir

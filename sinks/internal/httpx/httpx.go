@@ -7,6 +7,7 @@
 package httpx
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -56,6 +57,10 @@ type HTTP struct {
 	// Behind a proxy it is the proxy that resolves and dials: nothing is
 	// checked then.
 	RefusePrivate bool `koanf:"-"`
+
+	// MaxAnswer is how much of an answer is read, in bytes; 0: MaxBody. It is
+	// for destinations whose answers grow with the batch.
+	MaxAnswer int64 `koanf:"-"`
 }
 
 // Validate reports every mistake, each beginning with its key.
@@ -125,7 +130,7 @@ func (c *Client) Close() {
 type Response struct {
 	Status int
 	Header http.Header
-	Body   []byte // at most MaxBody
+	Body   []byte // at most MaxBody, or HTTP.MaxAnswer
 	Cut    bool   // there was more, or an answer of refusal broke off
 
 	masks *strings.Replacer
@@ -155,7 +160,7 @@ func (c *Client) Do(req *http.Request) (*Response, error) {
 	}
 	defer answer.Body.Close() //nolint:errcheck // it was only read
 	r := &Response{Status: answer.StatusCode, Header: answer.Header, masks: c.masks}
-	r.Body, err = io.ReadAll(io.LimitReader(answer.Body, MaxBody))
+	r.Body, err = io.ReadAll(io.LimitReader(answer.Body, cmp.Or(c.cfg.MaxAnswer, MaxBody)))
 	if err == nil {
 		var more int64
 		more, err = io.Copy(io.Discard, io.LimitReader(answer.Body, maxDrain))
