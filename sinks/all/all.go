@@ -15,6 +15,7 @@ import (
 	"github.com/cwprelay/cwprelay/sinks/file"
 	"github.com/cwprelay/cwprelay/sinks/kafka"
 	"github.com/cwprelay/cwprelay/sinks/splunkhec"
+	"github.com/cwprelay/cwprelay/sinks/webhook"
 )
 
 // Config is one destination: exactly one field is set.
@@ -22,6 +23,7 @@ type Config struct {
 	SplunkHEC *splunkhec.Config  `koanf:"splunk_hec"`
 	Kafka     *kafka.Config      `koanf:"kafka"`
 	Elastic   *elastic.Config    `koanf:"elasticsearch"`
+	Webhook   *webhook.Config    `koanf:"webhook"`
 	File      *file.Config       `koanf:"file"`
 	Stdout    *file.StdoutConfig `koanf:"stdout"`
 }
@@ -31,6 +33,7 @@ const (
 	SplunkHEC = "splunk_hec"
 	Kafka     = "kafka"
 	Elastic   = "elasticsearch"
+	Webhook   = "webhook"
 	File      = "file"
 	Stdout    = "stdout"
 )
@@ -39,7 +42,7 @@ const (
 func StandardOutput() Config { return Config{Stdout: &file.StdoutConfig{}} }
 
 // Kinds returns the names of all kinds.
-func Kinds() []string { return []string{SplunkHEC, Kafka, Elastic, File, Stdout} }
+func Kinds() []string { return []string{SplunkHEC, Kafka, Elastic, Webhook, File, Stdout} }
 
 // kinds returns the names of the kinds that are set.
 func (c Config) kinds() []string {
@@ -52,6 +55,9 @@ func (c Config) kinds() []string {
 	}
 	if c.Elastic != nil {
 		set = append(set, Elastic)
+	}
+	if c.Webhook != nil {
+		set = append(set, Webhook)
 	}
 	if c.File != nil {
 		set = append(set, File)
@@ -92,6 +98,8 @@ func (c Config) Promise() string {
 		return "on all in-sync replicas"
 	case Elastic:
 		return "in the index, on the shards that must be active"
+	case Webhook:
+		return "the receiver answered 2xx"
 	case File:
 		return "synced to disk"
 	case Stdout:
@@ -112,6 +120,9 @@ func (c Config) WithDefaults() Config {
 	}
 	if c.Elastic != nil {
 		c.Elastic = new(c.Elastic.WithDefaults())
+	}
+	if c.Webhook != nil {
+		c.Webhook = new(c.Webhook.WithDefaults())
 	}
 	if c.File != nil {
 		c.File = new(c.File.WithDefaults())
@@ -140,6 +151,9 @@ func (c Config) Validate() error {
 	}
 	if c.Elastic != nil {
 		errs = append(errs, under(Elastic, c.Elastic.Validate()))
+	}
+	if c.Webhook != nil {
+		errs = append(errs, under(Webhook, c.Webhook.Validate()))
 	}
 	if c.File != nil {
 		errs = append(errs, under(File, c.File.Validate()))
@@ -184,6 +198,8 @@ func New(cfg Config, opts Options) (sinks.Sink, error) {
 		return kafka.New(*cfg.Kafka, opts.Format), nil
 	case Elastic:
 		return elastic.New(*cfg.Elastic, elastic.Options{Format: opts.Format, Namespace: opts.Namespace}), nil
+	case Webhook:
+		return webhook.New(*cfg.Webhook), nil
 	case File:
 		return file.New(*cfg.File), nil
 	case Stdout:

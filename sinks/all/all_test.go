@@ -20,6 +20,7 @@ import (
 	"github.com/cwprelay/cwprelay/sinks/kafka"
 	"github.com/cwprelay/cwprelay/sinks/sinktest"
 	"github.com/cwprelay/cwprelay/sinks/splunkhec"
+	"github.com/cwprelay/cwprelay/sinks/webhook"
 )
 
 // one is a valid configuration of each kind, with its default format.
@@ -37,6 +38,7 @@ func one(t *testing.T) map[string]struct {
 		all.SplunkHEC: {all.Config{SplunkHEC: &splunkhec.Config{URL: "https://splunk:8088", Token: secret.New("t")}}, "splunk", "*splunkhec.Sink"},
 		all.Kafka:     {all.Config{Kafka: &kafka.Config{Brokers: []string{"kafka:9092"}, Topic: "cwp"}}, "ecs", "*kafka.Sink"},
 		all.Elastic:   {all.Config{Elastic: &elastic.Config{URLs: []string{"https://es:9200"}}}, "ecs", "*elastic.Sink"},
+		all.Webhook:   {all.Config{Webhook: &webhook.Config{URL: secret.New("https://hook.example/x")}}, "ecs", "*webhook.Sink"},
 		all.File:      {all.Config{File: &file.Config{Path: filepath.Join(t.TempDir(), "out")}}, "ecs", "*file.Sink"},
 		all.Stdout:    {all.Config{Stdout: &file.StdoutConfig{}}, "ecs", "*file.Stdout"},
 	}
@@ -84,7 +86,7 @@ func TestKindsAreFields(t *testing.T) {
 func TestExactlyOneKind(t *testing.T) {
 	cases := one(t)
 	none, two := all.Config{}, all.Config{Kafka: cases[all.Kafka].cfg.Kafka, Stdout: &file.StdoutConfig{}}
-	const required = "exactly one of splunk_hec, kafka, elasticsearch, file, stdout is required"
+	const required = "exactly one of splunk_hec, kafka, elasticsearch, webhook, file, stdout is required"
 	for want, cfg := range map[string]all.Config{
 		required: none,
 		required + "; there are kafka, stdout: give each a sink of its own": two,
@@ -110,7 +112,7 @@ func TestMistakesHaveTheirKey(t *testing.T) {
 		got = append(got, key)
 	}
 	want := []string{
-		"exactly one of splunk_hec, kafka, elasticsearch, file, stdout is required; there are splunk_hec, kafka, file",
+		"exactly one of splunk_hec, kafka, elasticsearch, webhook, file, stdout is required; there are splunk_hec, kafka, file",
 		"splunk_hec.url", "splunk_hec.token", "kafka.brokers", "kafka.topic", "kafka.acks", "file.path",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
