@@ -70,6 +70,7 @@ func (c Config) withDefaults() Config {
 	for name, s := range c.Sinks {
 		s.Kind, s.Delivery = s.Kind.WithDefaults(), s.Delivery.WithDefaults()
 		s.Delivery.Format = cmp.Or(s.Delivery.Format, s.Kind.DefaultFormat())
+		s.Delivery.When = cmp.Or(s.Delivery.When, s.Kind.DefaultWhen())
 		sinks[name] = s
 	}
 	c.Sources, c.Sinks = sources, sinks
@@ -120,6 +121,9 @@ func (c Config) validate() []mistake {
 		add(path, checkName(name))
 		add(path, c.Sinks[name].Kind.Validate())
 		add(path, c.Sinks[name].Delivery.Validate())
+		if kind := c.Sinks[name].Kind; kind.Kind() != "" && kind.DefaultFormat() == "" && c.Sinks[name].Delivery.Format != "" {
+			add(path, fmt.Errorf("format: %s makes its own messages; remove the key", kind.Kind()))
+		}
 	}
 	add("state", c.State.Validate())
 	add("format", c.Format.Validate())

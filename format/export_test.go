@@ -12,7 +12,7 @@ const (
 )
 
 func ValidJSON(b []byte) bool                { return validJSON(b) }
-func CleanLine(s string) string              { return cleanLine(s) }
+func CleanWhole(s string) string             { return cleanLine(s) }
 func BaseName(path string) string            { return baseName(path) }
 func OSType(path string) string              { return osType(path) }
 func LinkOf(s string) string                 { return linkOf(s) }

@@ -349,7 +349,7 @@ func TestCleanLine(t *testing.T) {
 		"\ufeff\u200e\u200f":    `\ufeff\u200e\u200f`,
 	}
 	for in, want := range tests {
-		if got := format.CleanLine(in); got != want {
+		if got := format.CleanWhole(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}

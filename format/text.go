@@ -131,3 +131,17 @@ func md5Of(text string) string {
 	}
 	return strings.ToLower(text)
 }
+
+// CleanLine makes untrusted text safe to show on one line of at most limit
+// bytes: line breaks and tabs become spaces, other controls and characters
+// that change the direction of text or cannot be seen become visible escapes.
+// What is cut ends with "…".
+func CleanLine(s string, limit int) string {
+	const ellipsis = "…"
+	s = cleanLine(s)
+	if len(s) <= limit {
+		return s
+	}
+	s, _ = cut(s, limit-len(ellipsis))
+	return s + ellipsis
+}

@@ -23,7 +23,6 @@ import (
 	"github.com/cwprelay/cwprelay/console"
 	"github.com/cwprelay/cwprelay/cwp"
 	"github.com/cwprelay/cwprelay/delivery"
-	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/journal"
 	"github.com/cwprelay/cwprelay/poller"
 	"github.com/cwprelay/cwprelay/sinks"
@@ -81,9 +80,9 @@ func (a *app) openSinks(stdout io.Writer) error {
 		}
 		a.sinks[name] = sink
 		a.closers = append(a.closers, sink.Close)
-		encode, err := format.New(cfg.Delivery.Format, a.cfg.Format)
+		encode, err := encoder(a.cfg, name)
 		if err != nil {
-			return exit(exitConfig, fmt.Errorf("sinks.%s.format: %w", name, err))
+			return err
 		}
 		w, err := delivery.New(delivery.Options{
 			Name: name, Sink: sink, Config: cfg.Delivery, Encoder: encode, Journal: a.journal,

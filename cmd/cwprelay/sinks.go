@@ -119,7 +119,7 @@ func listSinks(out io.Writer, cfg *config.Config, output outputFlag) error {
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "NAME\tKIND\tFORMAT\tWHEN\tACCEPTED MEANS") // Flush tells
 	for _, r := range rows {
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", r.Name, r.Kind, r.Format, cmp.Or(r.When, "-"), r.Promises)
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", r.Name, r.Kind, cmp.Or(r.Format, "-"), cmp.Or(r.When, "-"), r.Promises)
 	}
 	return table.Flush()
 }
@@ -130,15 +130,29 @@ func openSink(cfg *config.Config, name string, stdout io.Writer) (sinks.Sink, fo
 	if !ok {
 		return nil, nil, exit(exitUsage, fmt.Errorf("there is no sink %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.Sinks)), ", ")))
 	}
-	encode, err := format.New(s.Delivery.Format, cfg.Format)
+	encode, err := encoder(cfg, name)
 	if err != nil {
-		return nil, nil, exit(exitConfig, fmt.Errorf("sinks.%s.format: %w", name, err))
+		return nil, nil, err
 	}
 	sink, err := all.New(s.Kind, all.Options{Name: name, Format: s.Delivery.Format, Namespace: cfg.Format.Namespace, Stdout: stdout})
 	if err != nil {
 		return nil, nil, exit(exitConfig, err)
 	}
 	return sink, encode, nil
+}
+
+// encoder makes the encoder of a sink; nil where the sink makes its own
+// messages.
+func encoder(cfg *config.Config, name string) (format.Encoder, error) {
+	f := cfg.Sinks[name].Delivery.Format
+	if f == "" {
+		return nil, nil //nolint:nilnil // documented
+	}
+	encode, err := format.New(f, cfg.Format)
+	if err != nil {
+		return nil, exit(exitConfig, fmt.Errorf("sinks.%s.format: %w", name, err))
+	}
+	return encode, nil
 }
 
 // sinkError gives an error of a sink its exit code.
@@ -167,8 +181,10 @@ func testSink(ctx context.Context, out io.Writer, cfg *config.Config, name strin
 		return err
 	}
 	message := sinks.Message{Record: testRecord(time.Now())}
-	if message.Body, err = encode(nil, message.Record); err != nil {
-		return errors.Join(fmt.Errorf("encode the test event: %w", err), sink.Close())
+	if encode != nil {
+		if message.Body, err = encode(nil, message.Record); err != nil {
+			return errors.Join(fmt.Errorf("encode the test event: %w", err), sink.Close())
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, delivery.Deadline(sink, cfg.Sinks[name].Delivery))
 	defer cancel()

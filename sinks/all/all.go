@@ -14,6 +14,7 @@ import (
 	"github.com/cwprelay/cwprelay/sinks/elastic"
 	"github.com/cwprelay/cwprelay/sinks/file"
 	"github.com/cwprelay/cwprelay/sinks/kafka"
+	"github.com/cwprelay/cwprelay/sinks/slack"
 	"github.com/cwprelay/cwprelay/sinks/splunkhec"
 	"github.com/cwprelay/cwprelay/sinks/webhook"
 )
@@ -24,6 +25,7 @@ type Config struct {
 	Kafka     *kafka.Config      `koanf:"kafka"`
 	Elastic   *elastic.Config    `koanf:"elasticsearch"`
 	Webhook   *webhook.Config    `koanf:"webhook"`
+	Slack     *slack.Config      `koanf:"slack"`
 	File      *file.Config       `koanf:"file"`
 	Stdout    *file.StdoutConfig `koanf:"stdout"`
 }
@@ -34,6 +36,7 @@ const (
 	Kafka     = "kafka"
 	Elastic   = "elasticsearch"
 	Webhook   = "webhook"
+	Slack     = "slack"
 	File      = "file"
 	Stdout    = "stdout"
 )
@@ -42,7 +45,7 @@ const (
 func StandardOutput() Config { return Config{Stdout: &file.StdoutConfig{}} }
 
 // Kinds returns the names of all kinds.
-func Kinds() []string { return []string{SplunkHEC, Kafka, Elastic, Webhook, File, Stdout} }
+func Kinds() []string { return []string{SplunkHEC, Kafka, Elastic, Webhook, Slack, File, Stdout} }
 
 // kinds returns the names of the kinds that are set.
 func (c Config) kinds() []string {
@@ -58,6 +61,9 @@ func (c Config) kinds() []string {
 	}
 	if c.Webhook != nil {
 		set = append(set, Webhook)
+	}
+	if c.Slack != nil {
+		set = append(set, Slack)
 	}
 	if c.File != nil {
 		set = append(set, File)
@@ -77,12 +83,25 @@ func (c Config) Kind() string {
 }
 
 // DefaultFormat returns the name of the format that the destination's users
-// expect.
+// expect; empty where the sink makes its own messages and takes no format.
 func (c Config) DefaultFormat() string {
-	if c.Kind() == SplunkHEC {
+	switch c.Kind() {
+	case SplunkHEC:
 		return format.Splunk
+	case Slack:
+		return ""
+	default:
+		return format.ECS
 	}
-	return format.ECS
+}
+
+// DefaultWhen returns the condition of a destination that is for people;
+// empty: everything is sent.
+func (c Config) DefaultWhen() string {
+	if c.Kind() == Slack {
+		return slack.DefaultWhen
+	}
+	return ""
 }
 
 // Promise says, in a few words, what it means that the destination has
@@ -100,6 +119,8 @@ func (c Config) Promise() string {
 		return "in the index, on the shards that must be active"
 	case Webhook:
 		return "the receiver answered 2xx"
+	case Slack:
+		return "shown in the channel; several records may share a message"
 	case File:
 		return "synced to disk"
 	case Stdout:
@@ -123,6 +144,9 @@ func (c Config) WithDefaults() Config {
 	}
 	if c.Webhook != nil {
 		c.Webhook = new(c.Webhook.WithDefaults())
+	}
+	if c.Slack != nil {
+		c.Slack = new(c.Slack.WithDefaults())
 	}
 	if c.File != nil {
 		c.File = new(c.File.WithDefaults())
@@ -154,6 +178,9 @@ func (c Config) Validate() error {
 	}
 	if c.Webhook != nil {
 		errs = append(errs, under(Webhook, c.Webhook.Validate()))
+	}
+	if c.Slack != nil {
+		errs = append(errs, under(Slack, c.Slack.Validate()))
 	}
 	if c.File != nil {
 		errs = append(errs, under(File, c.File.Validate()))
@@ -200,6 +227,8 @@ func New(cfg Config, opts Options) (sinks.Sink, error) {
 		return elastic.New(*cfg.Elastic, elastic.Options{Format: opts.Format, Namespace: opts.Namespace}), nil
 	case Webhook:
 		return webhook.New(*cfg.Webhook), nil
+	case Slack:
+		return slack.New(*cfg.Slack), nil
 	case File:
 		return file.New(*cfg.File), nil
 	case Stdout:
