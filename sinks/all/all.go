@@ -16,6 +16,7 @@ import (
 	"github.com/cwprelay/cwprelay/sinks/kafka"
 	"github.com/cwprelay/cwprelay/sinks/slack"
 	"github.com/cwprelay/cwprelay/sinks/splunkhec"
+	"github.com/cwprelay/cwprelay/sinks/syslog"
 	"github.com/cwprelay/cwprelay/sinks/webhook"
 )
 
@@ -26,6 +27,7 @@ type Config struct {
 	Elastic   *elastic.Config    `koanf:"elasticsearch"`
 	Webhook   *webhook.Config    `koanf:"webhook"`
 	Slack     *slack.Config      `koanf:"slack"`
+	Syslog    *syslog.Config     `koanf:"syslog"`
 	File      *file.Config       `koanf:"file"`
 	Stdout    *file.StdoutConfig `koanf:"stdout"`
 }
@@ -37,6 +39,7 @@ const (
 	Elastic   = "elasticsearch"
 	Webhook   = "webhook"
 	Slack     = "slack"
+	Syslog    = "syslog"
 	File      = "file"
 	Stdout    = "stdout"
 )
@@ -45,7 +48,9 @@ const (
 func StandardOutput() Config { return Config{Stdout: &file.StdoutConfig{}} }
 
 // Kinds returns the names of all kinds.
-func Kinds() []string { return []string{SplunkHEC, Kafka, Elastic, Webhook, Slack, File, Stdout} }
+func Kinds() []string {
+	return []string{SplunkHEC, Kafka, Elastic, Webhook, Slack, Syslog, File, Stdout}
+}
 
 // kinds returns the names of the kinds that are set.
 func (c Config) kinds() []string {
@@ -64,6 +69,9 @@ func (c Config) kinds() []string {
 	}
 	if c.Slack != nil {
 		set = append(set, Slack)
+	}
+	if c.Syslog != nil {
+		set = append(set, Syslog)
 	}
 	if c.File != nil {
 		set = append(set, File)
@@ -121,6 +129,15 @@ func (c Config) Promise() string {
 		return "the receiver answered 2xx"
 	case Slack:
 		return "shown in the channel; several records may share a message"
+	case Syslog:
+		switch c.Syslog.WithDefaults().Ack {
+		case syslog.AckRELP:
+			return "the receiver answered each message"
+		case syslog.AckSession:
+			return "the receiver read the batch to its end"
+		default:
+			return "written; best effort, nothing is confirmed"
+		}
 	case File:
 		return "synced to disk"
 	case Stdout:
@@ -147,6 +164,9 @@ func (c Config) WithDefaults() Config {
 	}
 	if c.Slack != nil {
 		c.Slack = new(c.Slack.WithDefaults())
+	}
+	if c.Syslog != nil {
+		c.Syslog = new(c.Syslog.WithDefaults())
 	}
 	if c.File != nil {
 		c.File = new(c.File.WithDefaults())
@@ -181,6 +201,9 @@ func (c Config) Validate() error {
 	}
 	if c.Slack != nil {
 		errs = append(errs, under(Slack, c.Slack.Validate()))
+	}
+	if c.Syslog != nil {
+		errs = append(errs, under(Syslog, c.Syslog.Validate()))
 	}
 	if c.File != nil {
 		errs = append(errs, under(File, c.File.Validate()))
@@ -229,6 +252,8 @@ func New(cfg Config, opts Options) (sinks.Sink, error) {
 		return webhook.New(*cfg.Webhook), nil
 	case Slack:
 		return slack.New(*cfg.Slack), nil
+	case Syslog:
+		return syslog.New(*cfg.Syslog), nil
 	case File:
 		return file.New(*cfg.File), nil
 	case Stdout:

@@ -21,6 +21,7 @@ import (
 	"github.com/cwprelay/cwprelay/sinks/sinktest"
 	"github.com/cwprelay/cwprelay/sinks/slack"
 	"github.com/cwprelay/cwprelay/sinks/splunkhec"
+	"github.com/cwprelay/cwprelay/sinks/syslog"
 	"github.com/cwprelay/cwprelay/sinks/webhook"
 )
 
@@ -41,6 +42,7 @@ func one(t *testing.T) map[string]struct {
 		all.Elastic:   {all.Config{Elastic: &elastic.Config{URLs: []string{"https://es:9200"}}}, "ecs", "*elastic.Sink"},
 		all.Webhook:   {all.Config{Webhook: &webhook.Config{URL: secret.New("https://hook.example/x")}}, "ecs", "*webhook.Sink"},
 		all.Slack:     {all.Config{Slack: &slack.Config{URL: secret.New("https://hooks.slack.com/services/x")}}, "", "*slack.Sink"},
+		all.Syslog:    {all.Config{Syslog: &syslog.Config{Address: "tls://siem:6514"}}, "ecs", "*syslog.Sink"},
 		all.File:      {all.Config{File: &file.Config{Path: filepath.Join(t.TempDir(), "out")}}, "ecs", "*file.Sink"},
 		all.Stdout:    {all.Config{Stdout: &file.StdoutConfig{}}, "ecs", "*file.Stdout"},
 	}
@@ -88,7 +90,7 @@ func TestKindsAreFields(t *testing.T) {
 func TestExactlyOneKind(t *testing.T) {
 	cases := one(t)
 	none, two := all.Config{}, all.Config{Kafka: cases[all.Kafka].cfg.Kafka, Stdout: &file.StdoutConfig{}}
-	const required = "exactly one of splunk_hec, kafka, elasticsearch, webhook, slack, file, stdout is required"
+	const required = "exactly one of splunk_hec, kafka, elasticsearch, webhook, slack, syslog, file, stdout is required"
 	for want, cfg := range map[string]all.Config{
 		required: none,
 		required + "; there are kafka, stdout: give each a sink of its own": two,
@@ -114,7 +116,7 @@ func TestMistakesHaveTheirKey(t *testing.T) {
 		got = append(got, key)
 	}
 	want := []string{
-		"exactly one of splunk_hec, kafka, elasticsearch, webhook, slack, file, stdout is required; there are splunk_hec, kafka, file",
+		"exactly one of splunk_hec, kafka, elasticsearch, webhook, slack, syslog, file, stdout is required; there are splunk_hec, kafka, file",
 		"splunk_hec.url", "splunk_hec.token", "kafka.brokers", "kafka.topic", "kafka.acks", "file.path",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
