@@ -81,7 +81,7 @@ func (w *writer) append(dst []byte, m *sinks.Message) []byte {
 	f := format.Of(m.Record)
 	body := oneLine(m.Body)
 	short := body
-	for l := whole; l < levels; l++ {
+	for l := range levels {
 		head := w.head(nil, m, f, l)
 		if l == noLongTexts {
 			short = shorten(body, 128, len(body))

@@ -26,8 +26,9 @@ import (
 
 const (
 	dialTimeout = 10 * time.Second
-	// settling is how long a new TLS connection is read before anything is
-	// written: with TLS 1.3 a refused client certificate shows only there.
+	// settling is how long is waited for what the peer has to say: after a TLS
+	// handshake before anything is written without confirmation (with TLS 1.3 a
+	// refused client certificate shows only there), and when writing fails.
 	settling = 250 * time.Millisecond
 	// witness is how long the other connection is watched after the one of a
 	// batch was closed: a receiver that died closes all of them at once.
@@ -84,7 +85,7 @@ func (s *Sink) drop() {
 // Probe connects, and for RELP opens a session.
 func (s *Sink) Probe(ctx context.Context) (string, error) {
 	one := New(s.cfg)
-	defer one.Close()
+	defer one.drop()
 	if err := one.connect(ctx); err != nil {
 		return "", err
 	}
@@ -156,7 +157,7 @@ func (s *Sink) dial(ctx context.Context) (*link, error) {
 		conn = secure
 	}
 	l := newLink(conn, s.cfg.Ack == AckRELP)
-	if s.to.tls && s.cfg.Ack != AckRELP {
+	if s.to.tls && s.cfg.Ack == AckNone { // elsewhere the confirmation shows it
 		if err := l.settle(ctx, settling); err != nil {
 			l.close()
 			return nil, classed(fmt.Errorf("after the TLS handshake: %w", err))
@@ -246,7 +247,10 @@ func (s *Sink) sendSession(ctx context.Context, batch []sinks.Message) (sinks.Re
 	}
 	if err := current.closeWrite(); err != nil {
 		next.close()
-		return sinks.Receipt{}, fmt.Errorf("close our side: %w", err)
+		if cause := current.settle(ctx, settling); cause != nil {
+			err = cause
+		}
+		return sinks.Receipt{}, classed(fmt.Errorf("close our side: %w", err))
 	}
 	if err := current.end(ctx); err != nil {
 		next.close()
@@ -423,8 +427,9 @@ func (l *link) write(ctx context.Context, b []byte) error {
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		if cause := l.failure(); cause != nil {
-			return cause // says more than a broken pipe
+		// What the peer said says more than a broken pipe.
+		if cause := l.settle(ctx, settling); cause != nil && ctx.Err() == nil {
+			return cause
 		}
 	}
 	return err

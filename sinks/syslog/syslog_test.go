@@ -344,7 +344,7 @@ func TestReceiverThatDiesAfterReadingIsNotBelieved(t *testing.T) {
 
 func TestSessionThatIsNotReadToItsEndIsNoSuccess(t *testing.T) {
 	for name, behave := range map[string]func(net.Conn){
-		"reads nothing":   func(c net.Conn) { <-time.After(300 * time.Millisecond) },
+		"reads nothing":   func(net.Conn) { <-time.After(300 * time.Millisecond) },
 		"resets":          func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) },
 		"reads a little":  func(c net.Conn) { _, _ = c.Read(make([]byte, 100)); _ = c.(*net.TCPConn).SetLinger(0) },
 		"never closes":    func(c net.Conn) { _, _ = io.Copy(io.Discard, c); <-time.After(300 * time.Millisecond) },
