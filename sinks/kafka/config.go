@@ -82,8 +82,8 @@ type Config struct {
 // SASL configures how we log in; without a mechanism we do not.
 type SASL struct {
 	Mechanism string        `koanf:"mechanism"` // plain, scram-sha-256, scram-sha-512
-	Username  string        `koanf:"username"`
-	Password  secret.String `koanf:"password"`
+	Username  string        `koanf:"username"` // to log in as
+	Password  secret.String `koanf:"password"` // of username
 
 	// AllowPlaintext lets plain be used without TLS: whoever is on the way can
 	// read the password.
