@@ -2,10 +2,10 @@ package webhook
 
 import (
 	"cmp"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
+	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -44,8 +44,9 @@ type Config struct {
 	MaxBatchBytes   int64  `koanf:"max_batch_bytes"`   // of ndjson before compression, default 1MiB
 	Compression     string `koanf:"compression"`       // none (default), gzip
 
-	Template    string `koanf:"template"`     // of the body of one event, Go text/template; empty: the event in the sink's format
-	ContentType string `koanf:"content_type"` // default application/json, or application/x-ndjson
+	Template    string                   `koanf:"template"`     // of the body of one event, Go text/template; empty: the event in the sink's format
+	Values      map[string]secret.String `koanf:"values"`       // secrets that the template brings in by {{json (value "name")}}
+	ContentType string                   `koanf:"content_type"` // default application/json, or application/x-ndjson
 
 	AllowPrivate bool          `koanf:"allow_private"` // true: loopback and private addresses may be called
 	Proxy        secret.String `koanf:"proxy"`         // http, https or socks5 address; it may hold a password
@@ -88,11 +89,7 @@ func (c Config) Validate() error {
 	if !slices.Contains([]string{http.MethodPost, http.MethodPut, http.MethodPatch}, c.Method) {
 		add("method: %q is not one of POST, PUT, PATCH", c.Method)
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {
-		if err := checkHeader(name, c.Headers[name].Reveal()); err != nil {
-			add("headers.%s: %w", name, err)
-		}
-	}
+	errs = append(errs, c.validateHeaders()...)
 	for i, s := range c.Secrets {
 		if _, err := signingKey(s); err != nil {
 			add("secrets: number %d %w", i+1, err)
@@ -115,13 +112,13 @@ func (c Config) Validate() error {
 	default:
 		add("compression: %q is not one of none, gzip", c.Compression)
 	}
-	if c.Template != "" {
-		if _, err := parse(c.Template); err != nil {
-			add("template: %w", err)
-		}
+	if _, _, err := mime.ParseMediaType(c.ContentType); err != nil {
+		add("content_type: is no media type; write one like application/json")
+	} else if err := c.checkTemplate(); err != nil {
+		add("template: %w", err)
 	}
-	if strings.ContainsFunc(c.ContentType, func(r rune) bool { return r < ' ' || r > '~' }) {
-		add("content_type: holds a character that no header has")
+	if c.Template == "" && len(c.Values) > 0 {
+		add("values: have no effect without template")
 	}
 	if err := c.http().Validate(); err != nil {
 		errs = append(errs, err)
@@ -129,16 +126,54 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-func (c Config) validateAuth() (errs []error) {
-	add := func(text string, args ...any) { errs = append(errs, fmt.Errorf(text, args...)) }
-	ways := 0
+func (c Config) validateHeaders() (errs []error) {
+	seen := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {
+		canonical := http.CanonicalHeaderKey(name)
+		if err := checkHeader(name, c.Headers[name].Reveal()); err != nil {
+			errs = append(errs, fmt.Errorf("headers.%s: %w", name, err))
+		} else if seen[canonical] {
+			errs = append(errs, fmt.Errorf("headers.%s: is there twice; case makes no difference", name))
+		} else if canonical == "Authorization" && c.ways() > 0 {
+			errs = append(errs, fmt.Errorf("headers.%s: is set from token, username or oauth2; use one of them", name))
+		}
+		seen[canonical] = true
+	}
+	return errs
+}
+
+// checkTemplate parses the template and tries it.
+func (c Config) checkTemplate() error {
+	if c.Template == "" {
+		return nil
+	}
+	r, err := newRenderer(c.Template, c.ContentType, c.Values)
+	if err != nil {
+		return err
+	}
+	return r.check()
+}
+
+// ways is how many kinds of credentials are configured.
+func (c Config) ways() (n int) {
 	for _, set := range []bool{!c.Token.IsZero(), c.Username != "" || !c.Password.IsZero(), c.OAuth2.used()} {
 		if set {
-			ways++
+			n++
 		}
 	}
-	if ways > 1 {
+	return n
+}
+
+func (c Config) validateAuth() (errs []error) {
+	add := func(text string, args ...any) { errs = append(errs, fmt.Errorf(text, args...)) }
+	if c.ways() > 1 {
 		add("token: only one of token, username with password, and oauth2 can be used")
+	}
+	if strings.ContainsFunc(c.Token.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
+		add("token: holds a space, line break or other character that no token has")
+	}
+	if strings.Contains(c.Username, ":") {
+		add("username: must hold no colon")
 	}
 	if (c.Username == "") != c.Password.IsZero() {
 		add("username: must be given together with password")
@@ -192,23 +227,15 @@ func checkHeader(name, value string) error {
 		return errors.New("holds a control character")
 	}
 	switch canonical {
-	case "Host", "Content-Length", "Content-Encoding", "Content-Type", "Transfer-Encoding", "Connection", "Keep-Alive",
-		"Te", "Trailer", "Upgrade", "Webhook-Id", "Webhook-Timestamp", "Webhook-Signature":
-		return errors.New("is set by the program; content_type sets the type")
+	case "Content-Type":
+		return errors.New("is set by content_type")
+	case "Content-Encoding":
+		return errors.New("is set by compression")
+	case headerID, headerTimestamp, headerSignature:
+		return errors.New("is set by the program, signed with secrets")
+	case "Host", "Content-Length", "Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", // of one connection: RFC 9110 section 7.6.1
+		"Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Expect":
+		return errors.New("belongs to the connection and is set by the program")
 	}
 	return nil
-}
-
-// signingKey decodes a secret of the Standard Webhooks specification: whsec_
-// and 24 to 64 bytes in base64.
-func signingKey(s secret.String) ([]byte, error) {
-	text, ok := strings.CutPrefix(s.Reveal(), "whsec_")
-	if !ok {
-		return nil, errors.New("must begin with whsec_")
-	}
-	key, err := base64.StdEncoding.DecodeString(text)
-	if err != nil || len(key) < 24 || len(key) > 64 {
-		return nil, errors.New("must be whsec_ and the base64 of 24 to 64 bytes")
-	}
-	return key, nil
 }

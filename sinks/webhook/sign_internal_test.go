@@ -12,11 +12,16 @@ import (
 // (github.com/standard-webhooks/standard-webhooks, MIT).
 func TestSignatureIsThatOfTheReferenceLibraries(t *testing.T) {
 	const want = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
-	s := New(Config{URL: secret.New("https://x"), Secrets: []secret.String{
-		secret.New("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), secret.New("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
-	}})
+	var keys [][]byte
+	for _, text := range []string{"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"} {
+		key, err := signingKey(secret.New(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key)
+	}
 	h := http.Header{}
-	s.sign(h, "msg_p5jXN8AQM9LWM0D4loKWxJek", time.Unix(1614265330, 0), []byte(`{"test": 2432232314}`))
+	sign(h, keys, "msg_p5jXN8AQM9LWM0D4loKWxJek", time.Unix(1614265330, 0), []byte(`{"test": 2432232314}`))
 	got := h.Get("Webhook-Signature")
 	if len(got) != 2*len(want)+1 || got[:len(want)] != want || got[len(want)] != ' ' {
 		t.Errorf("signature %q, want %q and that of the second secret", got, want)

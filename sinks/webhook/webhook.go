@@ -3,16 +3,16 @@
 // with a body in the sink's format or by a template.
 //
 // An event counts as delivered when the receiver answers 2xx to the request
-// that carried it. What is sent again has the same webhook-id.
+// that carried it; what the receiver does with it then is not known. What is
+// sent again has the same webhook-id. Order is kept: of several requests the
+// next is made when the one before was answered. Retries, dead letters and
+// conditions are left to package delivery.
 package webhook
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -20,14 +20,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
-	"text/template"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/cwprelay/cwprelay/config/secret"
 	"github.com/cwprelay/cwprelay/sinks"
@@ -37,14 +33,16 @@ import (
 // singles is how many requests one Send makes, one event each.
 const singles = 20
 
+// requestTimeout bounds one request; Standard Webhooks advises 15 to 30 s.
+const requestTimeout = 30 * time.Second
+
 // A Sink sends to one receiver.
 type Sink struct {
 	cfg    Config
 	keys   [][]byte
-	body   *template.Template // nil: the message's body as it is
+	bodies *renderer // nil: the message's body as it is
 	client *httpx.Client
-
-	token *oauth2.Token // of the last fetch; Send is called by one goroutine
+	tokens *tokens // nil: no client credentials
 }
 
 var (
@@ -55,29 +53,28 @@ var (
 // New makes the sink of a valid configuration. It makes no connection.
 func New(cfg Config) *Sink {
 	cfg = cfg.WithDefaults()
-	s := &Sink{cfg: cfg, client: httpx.New(cfg.http(), secrets(cfg)...)}
+	s := &Sink{cfg: cfg, client: httpx.New(cfg.http(), cfg.hidden()...)}
 	for _, text := range cfg.Secrets {
 		key, _ := signingKey(text) // the configuration is valid
 		s.keys = append(s.keys, key)
 	}
 	if cfg.Template != "" {
-		s.body, _ = parse(cfg.Template) // likewise
+		s.bodies, _ = newRenderer(cfg.Template, cfg.ContentType, cfg.Values) // likewise
+	}
+	if cfg.OAuth2.used() {
+		s.tokens = newTokens(cfg.OAuth2, s.client)
 	}
 	return s
 }
 
-// secrets are what no error may show: those, and the parts of the address that
-// can be one.
-func secrets(cfg Config) []secret.String {
-	all := append([]secret.String{cfg.Token, cfg.Password, cfg.OAuth2.ClientSecret}, cfg.Secrets...)
-	for _, v := range cfg.Headers {
-		all = append(all, v)
-	}
-	if u, err := url.Parse(cfg.URL.Reveal()); err == nil {
+// hidden are what no error may show: the secrets, and the address behind the
+// host, whole and in those parts that can be one.
+func (c Config) hidden() []secret.String {
+	var all []secret.String
+	if u, err := url.Parse(c.URL.Reveal()); err == nil {
+		all = append(all, longer(u.RequestURI()), longer(u.EscapedPath()), longer(u.RawQuery))
 		for part := range strings.SplitSeq(u.Path, "/") {
-			if len(part) >= 16 { // shorter ones are words
-				all = append(all, secret.New(part))
-			}
+			all = append(all, longer(part))
 		}
 		for _, values := range u.Query() {
 			for _, v := range values {
@@ -85,7 +82,24 @@ func secrets(cfg Config) []secret.String {
 			}
 		}
 	}
+	all = append(all, secret.New(c.Username+":"+c.Password.Reveal()), c.Token, c.Password, c.OAuth2.ClientSecret)
+	all = append(all, c.Secrets...)
+	for _, v := range c.Headers {
+		all = append(all, v)
+	}
+	for _, v := range c.Values {
+		all = append(all, v)
+	}
 	return all
+}
+
+// longer makes a secret of a part of the address, unless it is too short to be
+// one: masked, it would make answers hard to read.
+func longer(part string) secret.String {
+	if len(part) < 8 {
+		return secret.String{}
+	}
+	return secret.New(part)
 }
 
 // Close closes idle connections.
@@ -102,102 +116,146 @@ func (s *Sink) Limits() sinks.Limits {
 	return sinks.Limits{Records: singles}
 }
 
-// Send makes one request, or one for each event in order. It ends with the
-// first that fails for another reason than its event.
+// Send makes one request, or one for each event, in order. It ends with the
+// first that fails: those before it are accepted, those behind it were not
+// sent.
 func (s *Sink) Send(ctx context.Context, batch []sinks.Message) (sinks.Receipt, error) {
 	if s.cfg.Batch == BatchNDJSON {
 		return s.sendLines(ctx, batch)
 	}
-	failed := map[int]error{}
-	receipt := sinks.Receipt{}
+	var receipt sinks.Receipt
 	for i := range batch {
 		body, err := s.render(&batch[i])
 		if err == nil {
 			receipt.Answer, err = s.post(ctx, batch[i].Record.UID, body)
 		}
-		if err == nil {
-			continue
+		if err != nil {
+			return receipt, stopped(len(batch), i, err)
 		}
-		failed[i] = err
-		if c := sinks.ClassOf(err); c == sinks.ClassPoison || c == sinks.ClassTooLarge {
-			continue
-		}
-		if i == 0 {
-			return receipt, err
-		}
-		for later := i + 1; later < len(batch); later++ {
-			failed[later] = errors.New("not sent: one before it failed")
-		}
-		break
-	}
-	if len(failed) > 0 {
-		return receipt, &sinks.PartialError{Failed: failed}
 	}
 	return receipt, nil
 }
 
-// sendLines sends the whole batch as one request.
-func (s *Sink) sendLines(ctx context.Context, batch []sinks.Message) (sinks.Receipt, error) {
-	var body []byte
-	sum := sha256.New()
-	for i := range batch {
-		line, err := s.render(&batch[i])
-		if err != nil {
-			failed := map[int]error{i: err}
-			for other := range batch {
-				if other != i {
-					failed[other] = errors.New("not sent: another one of its batch has no body")
-				}
-			}
-			return sinks.Receipt{}, &sinks.PartialError{Failed: failed}
-		}
-		body = append(append(body, line...), '\n')
-		_, _ = io.WriteString(sum, batch[i].Record.UID+"\n") // never fails
+// stopped says that record i of n failed and those behind it were not sent.
+func stopped(n, i int, err error) error {
+	class := sinks.ClassOf(err)
+	if i == 0 && (n == 1 || class == sinks.ClassRetry || class == sinks.ClassHalt) {
+		return err // it is not about the one event, and nothing was accepted
 	}
-	id := batch[0].Record.UID
-	if len(batch) > 1 {
-		id = hex.EncodeToString(sum.Sum(nil))[:40]
+	failed := map[int]error{i: err}
+	for later := i + 1; later < n; later++ {
+		failed[later] = errors.New("not sent: one before it failed")
 	}
-	answer, err := s.post(ctx, id, body)
-	return sinks.Receipt{Answer: answer}, err
+	return &sinks.PartialError{Failed: failed}
 }
 
-// render is the body of one event.
-func (s *Sink) render(m *sinks.Message) ([]byte, error) {
-	if s.body == nil {
-		return m.Body, nil
+// sendLines sends the batch as one request. Records that cannot be a line of
+// it are refused; the others are sent without them.
+func (s *Sink) sendLines(ctx context.Context, batch []sinks.Message) (sinks.Receipt, error) {
+	var body []byte
+	var sent []int
+	failed := map[int]error{}
+	for i := range batch {
+		line, err := s.line(&batch[i])
+		if err != nil {
+			failed[i] = err
+			continue
+		}
+		body = append(append(body, line...), '\n')
+		sent = append(sent, i)
 	}
-	out, err := execute(s.body, m.Body)
+	if len(sent) == 0 {
+		return sinks.Receipt{}, some(failed)
+	}
+	var answer string
+	var err error
+	if len(sent) > 1 && int64(len(body)) > s.cfg.MaxBatchBytes {
+		err = sinks.TooLarge(fmt.Errorf("a request of %d bytes is over max_batch_bytes", len(body)))
+	} else {
+		answer, err = s.post(ctx, batchID(batch, sent), body)
+	}
+	receipt := sinks.Receipt{Answer: answer}
+	if err == nil {
+		return receipt, some(failed)
+	}
+	if len(failed) == 0 {
+		return receipt, err // delivery finds out which, if it is about one
+	}
+	for _, i := range sent {
+		if class := sinks.ClassOf(err); len(sent) > 1 && class == sinks.ClassPoison {
+			failed[i] = sinks.TooLarge(err) // it names no record: to be halved
+		} else {
+			failed[i] = err
+		}
+	}
+	return receipt, some(failed)
+}
+
+// some is the error for failures of some records, nil when there are none.
+func some(failed map[int]error) error {
+	if len(failed) == 0 {
+		return nil
+	}
+	return &sinks.PartialError{Failed: failed}
+}
+
+// batchID is the webhook-id of a request with these records: the record's own
+// when there is one, else made of all of theirs.
+func batchID(batch []sinks.Message, sent []int) string {
+	if len(sent) == 1 {
+		return batch[sent[0]].Record.UID
+	}
+	sum := sha256.New()
+	for _, i := range sent {
+		_, _ = io.WriteString(sum, batch[i].Record.UID+"\n") // never fails
+	}
+	return hex.EncodeToString(sum.Sum(nil))[:40]
+}
+
+// render is the body of one event. It is the caller's own.
+func (s *Sink) render(m *sinks.Message) ([]byte, error) {
+	if s.bodies == nil {
+		return bytes.Clone(m.Body), nil // the transport may read on in it after the exchange
+	}
+	out, err := s.bodies.render(m.Record, m.Body)
 	if err != nil {
 		return nil, sinks.Poison(fmt.Errorf("template: %w", err))
 	}
-	if strings.Contains(s.cfg.ContentType, "json") {
-		if !json.Valid(out) {
-			return nil, sinks.Poison(errors.New("template: the body is not JSON: bring values in by {{json …}}"))
-		}
-		if s.cfg.Batch == BatchNDJSON {
-			var line bytes.Buffer
-			_ = json.Compact(&line, out) // valid
-			return line.Bytes(), nil
-		}
+	return out, nil
+}
+
+// line is the body of one event as one line, without its end.
+func (s *Sink) line(m *sinks.Message) ([]byte, error) {
+	out, err := s.render(m)
+	if err != nil {
+		return nil, err
+	}
+	if s.bodies != nil && s.bodies.json {
+		var line bytes.Buffer
+		_ = json.Compact(&line, out) // it is valid
+		out = line.Bytes()
+	}
+	switch {
+	case len(out) == 0:
+		return nil, sinks.Poison(errors.New("empty body: it would be an empty line"))
+	case bytes.IndexByte(out, '\n') >= 0:
+		return nil, sinks.Poison(errors.New("line break in the body: it would be read as several records"))
 	}
 	return out, nil
 }
 
 // post makes one request and reads its answer.
 func (s *Sink) post(ctx context.Context, id string, body []byte) (answer string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	if s.cfg.Compression == CompressionGzip {
-		var buf bytes.Buffer
-		gz := gzip.NewWriter(&buf)
-		_, err := gz.Write(body)
-		if err := errors.Join(err, gz.Close()); err != nil {
-			return "", fmt.Errorf("compress the request: %w", err)
+		if body, err = pack(body); err != nil {
+			return "", err
 		}
-		body = buf.Bytes()
 	}
-	req, err := http.NewRequestWithContext(ctx, s.cfg.Method, s.cfg.URL.Reveal(), bytes.NewReader(bytes.Clone(body)))
+	req, err := http.NewRequestWithContext(ctx, s.cfg.Method, s.cfg.URL.Reveal(), bytes.NewReader(body))
 	if err != nil {
-		return "", sinks.Halt(errors.New("url: cannot be used for a request"))
+		return "", sinks.Halt(errors.New("url: cannot be used for a request")) // the cause repeats the address
 	}
 	for name, value := range s.cfg.Headers {
 		req.Header.Set(name, value.Reveal())
@@ -206,98 +264,29 @@ func (s *Sink) post(ctx context.Context, id string, body []byte) (answer string,
 	if s.cfg.Compression == CompressionGzip {
 		req.Header.Set("Content-Encoding", "gzip")
 	}
-	s.sign(req.Header, id, time.Now(), body)
 	fresh, err := s.authorize(ctx, req)
 	if err != nil {
 		return "", err
 	}
+	sign(req.Header, s.keys, id, time.Now(), body)
 	r, err := s.client.Do(req)
 	if err != nil {
 		return "", err
 	}
+	if s.tokens != nil {
+		s.tokens.mask(r)
+	}
 	answer = strings.TrimSpace(fmt.Sprintf("%d %s", r.Status, r.Excerpt()))
-	if r.Status == http.StatusUnauthorized && s.token != nil && !fresh {
-		s.token = nil // it may have been withdrawn
-		return answer, fmt.Errorf("%w; a new token is fetched", r.Err())
-	}
-	return answer, r.Class()
+	return answer, s.judge(r, fresh)
 }
 
-// sign adds the headers of the Standard Webhooks specification. Signatures are
-// of the bytes that are sent.
-func (s *Sink) sign(h http.Header, id string, now time.Time, body []byte) {
-	stamp := strconv.FormatInt(now.Unix(), 10)
-	h.Set("Webhook-Id", id)
-	h.Set("Webhook-Timestamp", stamp)
-	var signatures []string
-	for _, key := range s.keys {
-		mac := hmac.New(sha256.New, key)
-		_, _ = io.WriteString(mac, id+"."+stamp+".") // never fails
-		_, _ = mac.Write(body)
-		signatures = append(signatures, "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+// pack compresses a body.
+func pack(body []byte) ([]byte, error) {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	_, err := w.Write(body)
+	if err := errors.Join(err, w.Close()); err != nil {
+		return nil, fmt.Errorf("compress the request: %w", err)
 	}
-	if len(signatures) > 0 {
-		h.Set("Webhook-Signature", strings.Join(signatures, " "))
-	}
-}
-
-// authorize adds credentials. fresh says that the token was fetched for this
-// request.
-func (s *Sink) authorize(ctx context.Context, req *http.Request) (fresh bool, err error) {
-	switch {
-	case !s.cfg.Token.IsZero():
-		req.Header.Set("Authorization", "Bearer "+s.cfg.Token.Reveal())
-	case s.cfg.Username != "":
-		req.SetBasicAuth(s.cfg.Username, s.cfg.Password.Reveal())
-	case s.cfg.OAuth2.used():
-		if !s.token.Valid() {
-			if s.token, err = s.fetchToken(ctx); err != nil {
-				return false, err
-			}
-			fresh = true
-		}
-		s.token.SetAuthHeader(req)
-	}
-	return fresh, nil
-}
-
-// fetchToken asks for a token. What refuses our credentials is our setup.
-func (s *Sink) fetchToken(ctx context.Context) (*oauth2.Token, error) {
-	o := s.cfg.OAuth2
-	params := url.Values{}
-	for name, value := range o.Params {
-		params.Set(name, value)
-	}
-	cfg := clientcredentials.Config{
-		ClientID: o.ClientID, ClientSecret: o.ClientSecret.Reveal(), TokenURL: o.TokenURL, Scopes: o.Scopes, EndpointParams: params,
-	}
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: through{s.client}})
-	token, err := cfg.Token(ctx)
-	if err == nil {
-		return token, nil
-	}
-	if refused, ok := errors.AsType[*oauth2.RetrieveError](err); ok {
-		said := fmt.Errorf("the token endpoint answered %d %s", refused.Response.StatusCode, (&httpx.Response{}).Show(cmp.Or(refused.ErrorCode, "without a code")))
-		if refused.Response.StatusCode/100 == 4 && refused.Response.StatusCode != http.StatusTooManyRequests && refused.Response.StatusCode != http.StatusRequestTimeout {
-			return nil, sinks.Halt(said)
-		}
-		return nil, sinks.After(said, httpx.ParseRetryAfter(refused.Response.Header.Get("Retry-After"), time.Now()))
-	}
-	if halted := sinks.ClassOf(err); halted == sinks.ClassHalt {
-		return nil, sinks.Halt(errors.New("fetch a token: the endpoint cannot be used"))
-	}
-	return nil, errors.New("fetch a token: no usable answer from the token endpoint")
-}
-
-// through is the way of the token's requests: the sink's own client.
-type through struct{ client *httpx.Client }
-
-func (t through) RoundTrip(req *http.Request) (*http.Response, error) {
-	r, err := t.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	return &http.Response{
-		Status: http.StatusText(r.Status), StatusCode: r.Status, Header: r.Header, Body: io.NopCloser(bytes.NewReader(r.Body)), Request: req,
-	}, nil
+	return packed.Bytes(), nil
 }
