@@ -27,7 +27,7 @@ type Config struct {
 	APIKey   secret.String `koanf:"api_key"`  // as Elasticsearch encodes it; or:
 	Username string        `koanf:"username"` // with password; or:
 	Password secret.String `koanf:"password"` // of username
-	Bearer   secret.String `koanf:"bearer"` // a token
+	Bearer   secret.String `koanf:"bearer"`   // a token
 
 	Index string `koanf:"index"` // data stream, index or alias; default logs-tencent_cloud.cwp_risk_process-<format.namespace>
 

@@ -53,9 +53,9 @@ type Config struct {
 	// is up: "kafka:9092", or "tls://kafka:9093" for TLS, which then is spoken
 	// with every broker.
 	Brokers []string `koanf:"brokers"`
-	Topic   string   `koanf:"topic"`
-	Key     string   `koanf:"key"`  // finding_uid (default), event_uid
-	Acks    string   `koanf:"acks"` // all
+	Topic   string   `koanf:"topic"` // it must exist
+	Key     string   `koanf:"key"`   // finding_uid (default), event_uid
+	Acks    string   `koanf:"acks"`  // all
 
 	// Compression is lz4 (default), zstd, snappy, gzip or none. lz4 takes the
 	// least time here (BenchmarkSend; less than sending uncompressed) and every
@@ -82,8 +82,8 @@ type Config struct {
 // SASL configures how we log in; without a mechanism we do not.
 type SASL struct {
 	Mechanism string        `koanf:"mechanism"` // plain, scram-sha-256, scram-sha-512
-	Username  string        `koanf:"username"` // to log in as
-	Password  secret.String `koanf:"password"` // of username
+	Username  string        `koanf:"username"`  // to log in as
+	Password  secret.String `koanf:"password"`  // of username
 
 	// AllowPlaintext lets plain be used without TLS: whoever is on the way can
 	// read the password.

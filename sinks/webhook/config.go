@@ -36,8 +36,8 @@ type Config struct {
 	Secrets  []secret.String `koanf:"secrets"`  // to sign with, whsec_…; several while one is being replaced
 	Token    secret.String   `koanf:"token"`    // sent as Authorization: Bearer; or:
 	Username string          `koanf:"username"` // with password; or:
-	Password secret.String   `koanf:"password"`
-	OAuth2   OAuth2          `koanf:"oauth2"` // client credentials
+	Password secret.String   `koanf:"password"` // of username
+	OAuth2   OAuth2          `koanf:"oauth2"`   // client credentials
 
 	Batch           string `koanf:"batch"`             // single (default), ndjson
 	MaxBatchRecords int    `koanf:"max_batch_records"` // of ndjson, default 500
@@ -55,11 +55,11 @@ type Config struct {
 
 // OAuth2 are client credentials (RFC 6749 section 4.4).
 type OAuth2 struct {
-	TokenURL     string            `koanf:"token_url"`
-	ClientID     string            `koanf:"client_id"`
-	ClientSecret secret.String     `koanf:"client_secret"`
-	Scopes       []string          `koanf:"scopes"`
-	Params       map[string]string `koanf:"params"` // further parameters, such as audience
+	TokenURL     string            `koanf:"token_url"`     // where tokens are fetched
+	ClientID     string            `koanf:"client_id"`     // required with token_url
+	ClientSecret secret.String     `koanf:"client_secret"` // required with token_url
+	Scopes       []string          `koanf:"scopes"`        // that are asked for
+	Params       map[string]string `koanf:"params"`        // further parameters, such as audience
 }
 
 func (o OAuth2) used() bool { return o.TokenURL != "" || o.ClientID != "" || !o.ClientSecret.IsZero() }
