@@ -165,7 +165,7 @@ sinks: {out: {stdout: {}}}
 
 func TestExampleIsValidAndEverywhereTheSame(t *testing.T) {
 	path := write(t, config.Example())
-	if _, err := config.Load(config.Options{Path: path, Environ: []string{"SPLUNK_HEC_TOKEN=t"}}); err != nil {
+	if _, err := config.Load(config.Options{Path: path, Environ: []string{"SPLUNK_HEC_TOKEN=t", "ES_API_KEY=k", "SLACK_WEBHOOK=https://hooks.slack.com/services/x"}}); err != nil {
 		t.Error(err)
 	}
 	deployed, err := os.ReadFile("../deploy/cwprelay.example.yaml")
