@@ -49,6 +49,9 @@ type Config struct {
 	// AttemptsPerSecond bounds how often the destination is called, default 0:
 	// as often as there is something to send.
 	AttemptsPerSecond float64 `koanf:"attempts_per_second"`
+	// RateLimit is the most records a second, on average over a few seconds,
+	// default 0: no limit. Batches are no larger than a second's worth.
+	RateLimit float64 `koanf:"rate_limit"`
 }
 
 // WithDefaults returns c with every unset option at its default; Format stays
@@ -92,6 +95,9 @@ func (c Config) Validate() error {
 	}
 	if c.AttemptsPerSecond < 0 || (c.AttemptsPerSecond > 0 && c.AttemptsPerSecond < 0.001) {
 		add("attempts_per_second: %g is not 0.001 or more; leave it out for no limit", c.AttemptsPerSecond)
+	}
+	if c.RateLimit < 0 || (c.RateLimit > 0 && c.RateLimit < 0.001) {
+		add("rate_limit: %g is not 0.001 or more; leave it out for no limit", c.RateLimit)
 	}
 	return errors.Join(errs...)
 }

@@ -53,6 +53,9 @@ type reader struct {
 // limits are the bounds of one batch.
 func (w *Worker) limits() sinks.Limits {
 	l := sinks.Limits{Records: w.cfg.BatchRecords, Bytes: int(w.cfg.BatchBytes)}
+	if w.cfg.RateLimit > 0 {
+		l.Records = min(l.Records, max(1, int(w.cfg.RateLimit)))
+	}
 	if s, ok := w.sink.(sinks.Limiter); ok {
 		own := s.Limits()
 		if own.Records > 0 {

@@ -53,7 +53,7 @@ type run struct {
 	begun  uint64    // number of the newest attempt
 	flying int       // attempts under way
 	probes int       // of them probes
-	next   time.Time // AttemptsPerSecond: nothing begins before
+	next   time.Time // AttemptsPerSecond and RateLimit: nothing begins before
 	turn   int       // which record the next probe of a halted sink takes
 
 	pace   pace
@@ -492,11 +492,22 @@ func (r *run) send(j *job) error {
 	if res.probe {
 		r.probes++
 	}
-	if per := r.w.cfg.AttemptsPerSecond; per > 0 {
-		r.next = time.Now().Add(time.Duration(float64(time.Second) / per))
-	}
+	r.next = time.Now().Add(r.w.apart(len(j.items)))
 	go r.attempt(res, msgs, Deadline(r.w.sink, r.w.cfg))
 	return nil
+}
+
+// apart is how long after the beginning of an attempt with so many records the
+// next one may begin.
+func (w *Worker) apart(records int) time.Duration {
+	seconds := 0.0
+	if per := w.cfg.AttemptsPerSecond; per > 0 {
+		seconds = 1 / per
+	}
+	if per := w.cfg.RateLimit; per > 0 {
+		seconds = max(seconds, float64(records)/per)
+	}
+	return time.Duration(seconds * float64(time.Second))
 }
 
 // Deadline is how long one attempt of a sink may take.

@@ -1311,6 +1311,24 @@ func TestAttemptsPerSecond(t *testing.T) {
 	})
 }
 
+func TestRateLimitBoundsRecordsASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 1000)...)
+		r := start(t, j, &dest{answer: fine}, func(o *delivery.Options) { o.Config = delivery.Config{RateLimit: 20} })
+		after(10 * time.Second)
+		if n := len(r.d.got()); n < 200 || n > 220 {
+			t.Errorf("%d records in ten seconds, want 20 a second", n)
+		}
+		for _, c := range r.d.seen() {
+			if len(c.seqs) > 20 {
+				t.Errorf("a batch of %d records", len(c.seqs))
+			}
+		}
+		r.close()
+	})
+}
+
 func TestWaitReturnsWhenSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newMemory()
