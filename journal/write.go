@@ -120,6 +120,9 @@ func (f *File) run(group []*op) {
 	if isDiskFull(err) && f.giveUpReserve() {
 		err = f.try(group) // a settlement makes room, and must not need any
 	}
+	if err != nil && !isDiskFull(err) {
+		f.rescue(err) // before anybody is told: who repeats must find the copy
+	}
 	for _, o := range group {
 		switch {
 		case o.err != nil:
@@ -133,9 +136,6 @@ func (f *File) run(group []*op) {
 			o.err = err
 		}
 		o.done <- o.err
-	}
-	if err != nil && !isDiskFull(err) {
-		f.rescue(err)
 	}
 }
 
