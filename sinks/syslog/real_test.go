@@ -196,7 +196,9 @@ func realServers(t *testing.T) map[string]func(t *testing.T) (*server, syslog.Co
 		}
 	}
 	return map[string]func(t *testing.T) (*server, syslog.Config){
-		"rsyslog relp":   rsyslog("relp", `module(load="imrelp") input(type="imrelp" port="PORT" address="127.0.0.1" ruleset="in" maxDataSize="64k")`),
+		"rsyslog relp": rsyslog("relp", `module(load="imrelp") input(type="imrelp" port="PORT" address="127.0.0.1" ruleset="in" maxDataSize="64k")`),
+		"rsyslog relp TLS": rsyslog("relp+tls", `module(load="imrelp") input(type="imrelp" port="PORT" address="127.0.0.1" ruleset="in" maxDataSize="64k"
+  tls="on" tls.caCert="DIR/ca.pem" tls.myCert="DIR/cert.pem" tls.myPrivKey="DIR/key.pem" tls.authMode="name" tls.permittedPeer=["127.0.0.1"])`),
 		"rsyslog imptcp": rsyslog("tcp", `module(load="imptcp") input(type="imptcp" port="PORT" address="127.0.0.1" ruleset="in")`),
 		"rsyslog imtcp":  rsyslog("tcp", `module(load="imtcp") input(type="imtcp" port="PORT" address="127.0.0.1" ruleset="in")`),
 		"rsyslog imtcp TLS": rsyslog("tls", `module(load="imtcp" streamDriver.name="gtls" streamDriver.mode="1" streamDriver.authMode="x509/certvalid")
@@ -209,7 +211,7 @@ input(type="imtcp" port="PORT" address="127.0.0.1" ruleset="in")`),
 
 func (s *server) config(scheme string) syslog.Config {
 	cfg := syslog.Config{Address: scheme + "://127.0.0.1:" + s.port, MaxMessageBytes: 8192}
-	if scheme == "tls" {
+	if strings.HasSuffix(scheme, "tls") {
 		cfg.TLS = httpx.TLS{CAFile: filepath.Join(s.dir, "ca.pem"), CertFile: filepath.Join(s.dir, "cert.pem"), KeyFile: filepath.Join(s.dir, "key.pem")}
 	}
 	return cfg
