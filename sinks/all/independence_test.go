@@ -87,9 +87,9 @@ func (c gated) pass() {
 	switch c.mode.Load() {
 	case resets:
 		_ = c.SetLinger(0)
-		_ = c.TCPConn.Close()
+		_ = c.Close()
 	case refuses:
-		_ = c.TCPConn.Close()
+		_ = c.Close()
 	case throttles:
 		time.Sleep(30 * time.Millisecond)
 	}
