@@ -141,7 +141,8 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	if err := r.start(); err != nil {
 		return w.ended(ctx, err)
 	}
-	helpers.Go(func() { r.reader().run(inner, r.arrivals) })
+	reader := r.reader() // from here on what is stored is the loop's
+	helpers.Go(func() { reader.run(inner, r.arrivals) })
 	helpers.Go(func() { w.watch(inner) })
 	helpers.Go(func() {
 		<-inner.Done()

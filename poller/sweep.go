@@ -513,6 +513,7 @@ func (s *sweep) end(ctx context.Context) error {
 
 // concluded tells of a sweep that ended.
 func (p *Poller) concluded(c journal.Certificate) {
+	again := !c.Certified && p.Status().Last.Reason == c.Reason && !p.Status().Last.Certified && p.Status().Last.Sweep != ""
 	p.update(func(st *Status) {
 		st.Last = c
 		if c.Certified {
@@ -544,6 +545,9 @@ func (p *Poller) concluded(c journal.Certificate) {
 		return
 	case c.Certified:
 		p.log.Info("sweep ended", fields...)
+		return
+	case again: // an outage is a few lines
+		p.log.Debug("sweep not certified", append(fields, zap.String("detail", c.Detail))...)
 		return
 	}
 	p.log.Warn("sweep not certified", append(fields, zap.String("detail", c.Detail))...)

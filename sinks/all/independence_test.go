@@ -284,21 +284,28 @@ func TestOneDestinationHarmsNoOther(t *testing.T) {
 	t.Logf("undisturbed: %v", usual)
 	for victim, g := range gates {
 		for _, mode := range []int32{hangs, refuses, throttles, resets} {
-			// Whoever was disturbed before has to be back: it is not disturbed now.
-			for name, w := range workers {
-				if _, err := w.Wait(ctx, last); err != nil {
-					t.Fatalf("%s does not come back: %v", name, err)
+			// What the machine does beside does not come three times in a row.
+			var slow []string
+			for try := 0; try == 0 || try < 3 && len(slow) > 0; try++ {
+				// Whoever was disturbed before has to be back: it is not disturbed now.
+				for name, w := range workers {
+					if _, err := w.Wait(ctx, last); err != nil {
+						t.Fatalf("%s does not come back: %v", name, err)
+					}
+				}
+				g.mode.Store(mode)
+				from, to := feed(400 * time.Millisecond)
+				g.mode.Store(passes)
+				feed(50 * time.Millisecond)
+				slow = nil
+				for name := range cfgs {
+					if d := slowest(name, from, to); name != victim && d > 2*usual[name]+50*time.Millisecond {
+						slow = append(slow, fmt.Sprintf("%s took %s, usually %s", name, d, usual[name]))
+					}
 				}
 			}
-			g.mode.Store(mode)
-			from, to := feed(400 * time.Millisecond)
-			g.mode.Store(passes)
-			feed(50 * time.Millisecond)
-			for name := range cfgs {
-				// Some milliseconds are the machine's, whatever is measured.
-				if d := slowest(name, from, to); name != victim && d > 2*usual[name]+50*time.Millisecond {
-					t.Errorf("%s took %s while %s was disturbed (%d), usually %s", name, d, victim, mode, usual[name])
-				}
+			if len(slow) > 0 {
+				t.Errorf("while %s was disturbed (%d): %v", victim, mode, slow)
 			}
 		}
 	}
