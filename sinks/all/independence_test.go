@@ -232,13 +232,14 @@ func TestOneDestinationHarmsNoOther(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		workers[name], err = delivery.New(delivery.Options{
+		w, err := delivery.New(delivery.Options{
 			Name: name, Sink: watch[name], Encoder: encode, Journal: j, Config: delivery.Config{Timeout: time.Second}, Grace: time.Millisecond,
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		running.Go(func() { _ = workers[name].Run(ctx); sink.Close() })
+		workers[name] = w
+		running.Go(func() { _ = w.Run(ctx); sink.Close() })
 	}
 	source, err := j.Lease(ctx, "source/prod/risk_process")
 	if err != nil {
