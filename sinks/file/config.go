@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // When a batch counts as written.
@@ -26,16 +27,36 @@ type Config struct {
 	Mode string `koanf:"mode"`
 }
 
-// Rotate configures rotation by size; without it the file grows until
-// something else rotates it.
+// How former files are kept.
+const (
+	CompressNone = "none"
+	CompressGzip = "gzip"
+)
+
+// Rotate configures rotation by size, by age or by both; without them the file
+// grows until something else rotates it.
 type Rotate struct {
 	// MaxBytes is the size from which on a new file is begun, default 0: never.
 	// A batch is never cut, so a file can be larger by one.
 	MaxBytes int64 `koanf:"max_bytes"`
-	// Keep is how many former files are kept, default 5: path.1 is the newest.
-	// Older ones are deleted.
+	// After is the age from which on a new file is begun, counted from the
+	// file's first line, default 0: never. It is looked at when records are
+	// written: a file to which nothing is written is left alone.
+	After time.Duration `koanf:"after"`
+	// Compress is none (default) or gzip: former files become path.1.gz and so
+	// on, beside delivery.
+	Compress string `koanf:"compress"`
+	// Keep is how many former files are kept, default 0: all. path.1 is the
+	// newest. Older ones are deleted.
 	Keep int `koanf:"keep"`
+	// KeepDays is for how many days after its last line a former file is kept,
+	// default 0: for ever. It is looked at when the file is rotated, and once
+	// an hour while records are written.
+	KeepDays int `koanf:"keep_days"`
 }
+
+// used reports whether the sink rotates.
+func (r Rotate) used() bool { return r.MaxBytes != 0 || r.After != 0 }
 
 // StdoutConfig is the configuration of standard output; there is none.
 type StdoutConfig struct{}
@@ -44,9 +65,7 @@ type StdoutConfig struct{}
 func (c Config) WithDefaults() Config {
 	c.Fsync = cmp.Or(c.Fsync, FsyncBatch)
 	c.Mode = cmp.Or(c.Mode, "0640")
-	if c.Rotate.MaxBytes != 0 {
-		c.Rotate.Keep = cmp.Or(c.Rotate.Keep, 5)
-	}
+	c.Rotate.Compress = cmp.Or(c.Rotate.Compress, CompressNone)
 	return c
 }
 
@@ -70,16 +89,43 @@ func (c Config) Validate() error {
 	if _, err := c.mode(); err != nil {
 		errs = append(errs, err)
 	}
-	if c.Rotate.MaxBytes != 0 && c.Rotate.MaxBytes < 4096 {
-		errs = append(errs, fmt.Errorf("rotate.max_bytes: %d is less than 4KiB; leave it out for no rotation", c.Rotate.MaxBytes))
+	return errors.Join(append(errs, c.Rotate.validate()...)...)
+}
+
+// validate reports every mistake. r has its defaults.
+func (r Rotate) validate() (errs []error) {
+	add := func(text string, args ...any) { errs = append(errs, fmt.Errorf(text, args...)) }
+	if r.MaxBytes != 0 && r.MaxBytes < 4096 {
+		add("rotate.max_bytes: %d is less than 4KiB; leave it out for no rotation by size", r.MaxBytes)
 	}
-	if c.Rotate.Keep != 0 && c.Rotate.MaxBytes == 0 {
-		errs = append(errs, errors.New("rotate.keep: has no effect without rotate.max_bytes"))
+	if r.After != 0 && r.After < time.Minute {
+		add("rotate.after: %s is less than a minute; leave it out for no rotation by age", r.After)
 	}
-	if c.Rotate.Keep < 0 || c.Rotate.Keep > 1000 {
-		errs = append(errs, fmt.Errorf("rotate.keep: %d is not between 1 and 1000", c.Rotate.Keep))
+	switch r.Compress {
+	case CompressNone, CompressGzip:
+	default:
+		add("rotate.compress: %q is not one of none, gzip", r.Compress)
 	}
-	return errors.Join(errs...)
+	if r.Keep < 0 || r.Keep > maxFormer {
+		add("rotate.keep: %d is not between 1 and %d; leave it out to keep all", r.Keep, maxFormer)
+	}
+	if r.KeepDays < 0 || r.KeepDays > 36_500 {
+		add("rotate.keep_days: %d is not between 1 and 36500; leave it out to keep all", r.KeepDays)
+	}
+	if r.used() {
+		return errs
+	}
+	const useless = "has no effect without rotate.max_bytes or rotate.after"
+	if r.Keep > 0 {
+		add("rotate.keep: %s", useless)
+	}
+	if r.KeepDays > 0 {
+		add("rotate.keep_days: %s", useless)
+	}
+	if r.Compress == CompressGzip {
+		add("rotate.compress: %s", useless)
+	}
+	return errs
 }
 
 // mode parses the permissions. It insists on the leading zero: YAML reads 0640

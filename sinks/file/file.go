@@ -7,6 +7,10 @@
 // can leave the beginning of one, which the next start ends with a line break.
 // Other programs may read, rename, compress and truncate the file, but must not
 // write to it.
+//
+// A file that is rotated is renamed, compressed beside delivery if that is
+// asked for, and deleted when it is no longer to be kept. No line is lost by a
+// crash in any of that: a former file is there whole under one of its names.
 package file
 
 import (
@@ -16,8 +20,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/cwprelay/cwprelay/sinks"
 )
@@ -30,9 +36,17 @@ type Sink struct {
 	write func(*os.File, []byte) (int, error) // (*os.File).Write outside tests
 	sync  func(*os.File) error                // (*os.File).Sync outside tests
 
-	mu   sync.Mutex // guards the fields below: Reopen may be called beside Send
-	file *os.File   // nil: not open
-	buf  []byte
+	life    context.Context // ends at Close
+	end     context.CancelFunc
+	packers sync.WaitGroup
+
+	mu      sync.Mutex // guards the fields below: Reopen may be called beside Send
+	file    *os.File   // nil: not open
+	buf     []byte
+	begun   time.Time // when the first line of the file was written; zero: it has none, or nobody asks
+	tended  time.Time // when former files were last looked at
+	packing bool      // a packer runs
+	problem error     // with former files, nil if all is well; shown in receipts
 }
 
 var (
@@ -44,7 +58,9 @@ var (
 func New(cfg Config) *Sink {
 	cfg = cfg.WithDefaults()
 	mode, _ := cfg.mode() // the configuration is valid
-	return &Sink{cfg: cfg, mode: mode, write: (*os.File).Write, sync: (*os.File).Sync}
+	s := &Sink{cfg: cfg, mode: mode, write: (*os.File).Write, sync: (*os.File).Sync}
+	s.life, s.end = context.WithCancel(context.Background())
+	return s
 }
 
 // Send appends the batch by one write. It cannot be interrupted while the
@@ -62,13 +78,23 @@ func (s *Sink) Send(ctx context.Context, batch []sinks.Message) (sinks.Receipt, 
 	}
 	start, err := s.ready(int64(len(text)))
 	if err == nil {
+		err = s.begin(time.Now())
+	}
+	if err == nil {
 		err = s.append(text, start)
 	}
 	if err != nil {
 		return sinks.Receipt{}, s.whole(err, ends, failed)
 	}
-	return sinks.Receipt{Answer: fmt.Sprintf("bytes=%d-%d", start, start+int64(len(text))-1)}, partial(failed)
+	answer := fmt.Sprintf("bytes=%d-%d", start, start+int64(len(text))-1)
+	if s.problem != nil {
+		answer += "; former files: " + oneLine(s.problem)
+	}
+	return sinks.Receipt{Answer: answer}, partial(failed)
 }
+
+// oneLine is the text of an error that was joined of several.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // whole adds the failure of all records that were not refused.
 func (s *Sink) whole(err error, ends []line, failed map[int]error) error {
@@ -105,8 +131,16 @@ func (s *Sink) Reopen() error {
 	return s.close()
 }
 
-// Close closes the file.
-func (s *Sink) Close() error { return s.Reopen() }
+// Close closes the file. A former file that is being compressed stays as it
+// is; the next start begins it anew.
+func (s *Sink) Close() error {
+	s.mu.Lock()
+	s.end() // under the mutex: after it no packer is started
+	err := s.close()
+	s.mu.Unlock()
+	s.packers.Wait()
+	return err
+}
 
 // close closes the file; what Send accepted has been synced, if asked for.
 func (s *Sink) close() error {
@@ -125,13 +159,20 @@ func (s *Sink) ready(n int64) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	limit := s.cfg.Rotate.MaxBytes
-	if limit == 0 || size == 0 || size+n <= limit {
+	now := time.Now()
+	if size == 0 {
+		s.begun = time.Time{} // new, or truncated by others
+	}
+	if !s.due(size, n, now) {
+		if now.Sub(s.tended) >= tendEvery {
+			s.tend(now)
+		}
 		return size, nil
 	}
 	if err := errors.Join(s.close(), s.rotate()); err != nil {
 		return 0, fmt.Errorf("rotate %s: %w", s.cfg.Path, err)
 	}
+	s.tend(now)
 	return s.open()
 }
 
@@ -191,6 +232,7 @@ func (s *Sink) openNew(create bool) (size int64, err error) {
 		}
 	}
 	s.file = file
+	s.begun = s.recall(info, time.Now())
 	return size, nil
 }
 
@@ -220,40 +262,16 @@ func (s *Sink) takeBack(start int64, n int) error {
 	return errors.Join(append(errs, s.close())...)
 }
 
-// rotate renames path to path.1, path.1 to path.2 and so on up to the first
-// number that is free, or else the last one that is kept, which is
-// overwritten. After a crash in between it goes on where it stopped.
-func (s *Sink) rotate() error {
-	name := func(n int) string {
-		if n == 0 {
-			return s.cfg.Path
-		}
-		return fmt.Sprintf("%s.%d", s.cfg.Path, n)
-	}
-	free := 1
-	for free < s.cfg.Rotate.Keep {
-		_, err := os.Lstat(name(free))
-		if errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		free++
-	}
-	for n := free; n > 0; n-- {
-		if err := os.Rename(name(n-1), name(n)); err != nil {
-			return err
-		}
-	}
-	return s.syncDir()
-}
-
 // syncDir makes the directory's names survive power loss.
-func (s *Sink) syncDir() (err error) {
+func (s *Sink) syncDir() error {
 	if s.cfg.Fsync != FsyncBatch {
 		return nil
 	}
+	return s.forceDir()
+}
+
+// forceDir does so whatever Config.Fsync says.
+func (s *Sink) forceDir() (err error) {
 	dir, err := os.Open(filepath.Dir(s.cfg.Path))
 	if err != nil {
 		return err
