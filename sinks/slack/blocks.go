@@ -3,6 +3,7 @@ package slack
 import (
 	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -113,7 +114,7 @@ func group(batch []sinks.Message, members []int) *post {
 	if count > hostsMax {
 		hosts = append(hosts[:hostsMax], fmt.Sprintf("and %d more", count-hostsMax))
 	}
-	summary := fmt.Sprintf("%d events on %d hosts", len(members), count)
+	summary := amount(len(members), "event") + " on " + amount(count, "host")
 	return &post{
 		blocks: []object{
 			header(worst.Severity.String(), cmp.Or(first.VirusName, "unknown")),
@@ -163,7 +164,7 @@ func digest(batch []sinks.Message) *post {
 	if more := len(shown) - linesMax; more > 0 {
 		shown = append(shown[:linesMax], fmt.Sprintf("and %d further kinds", more))
 	}
-	summary := fmt.Sprintf("%d events on %d hosts", len(batch), len(hosts))
+	summary := amount(len(batch), "event") + " on " + amount(len(hosts), "host")
 	p.blocks = []object{
 		header(worst.String(), summary),
 		rich("rich_text_preformatted", object{"type": "text", "text": strings.Join(shown, "\n")}),
@@ -247,4 +248,12 @@ func runes(s string, limit int) string {
 // parsed is text for the one place that Slack parses.
 func parsed(text string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(format.CleanLine(text, 1000))
+}
+
+// amount counts things in words.
+func amount(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return strconv.Itoa(n) + " " + thing
 }
