@@ -121,9 +121,7 @@ func (c Config) validate() []mistake {
 		add(path, checkName(name))
 		add(path, c.Sinks[name].Kind.Validate())
 		add(path, c.Sinks[name].Delivery.Validate())
-		if kind := c.Sinks[name].Kind; kind.Kind() != "" && kind.DefaultFormat() == "" && c.Sinks[name].Delivery.Format != "" {
-			add(path, fmt.Errorf("format: %s makes its own messages; remove the key", kind.Kind()))
-		}
+		add(path, c.checkFormat(c.Sinks[name]))
 	}
 	add("state", c.State.Validate())
 	add("format", c.Format.Validate())
@@ -138,6 +136,32 @@ func (c Config) validate() []mistake {
 		add("", errors.New("shutdown_grace: must not be negative"))
 	}
 	return out
+}
+
+// checkFormat checks what a sink makes of records.
+func (c Config) checkFormat(s Sink) error {
+	kind, name := s.Kind.Kind(), s.Delivery.Format
+	takes := s.Kind.Formats()
+	switch {
+	case kind == "" || name != "" && !slices.Contains(format.Names(), name):
+		return nil // told elsewhere
+	case len(takes) == 0 && name != "":
+		return fmt.Errorf("format: %s makes its own messages; remove the key", kind)
+	case name != "" && !slices.Contains(takes, name):
+		return fmt.Errorf("format: %s takes JSON: one of %s; not %s", kind, strings.Join(takes, ", "), name)
+	}
+	if err := format.CheckChanges(name, c.Format, s.Delivery.Transform); err != nil {
+		var errs []error
+		for _, e := range flatten(err) {
+			text := e.Error()
+			if !strings.HasPrefix(text, "[") {
+				text = ": " + text
+			}
+			errs = append(errs, errors.New("transform"+text))
+		}
+		return errors.Join(errs...)
+	}
+	return nil
 }
 
 // accounts checks that keys of several sources cannot be mixed up.

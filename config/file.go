@@ -44,6 +44,10 @@ func (l *loader) walk(n *yaml.Node, path string) {
 	case yaml.MappingNode:
 		l.mapping(n, path)
 	case yaml.SequenceNode:
+		if isBlockList(l.typeOf(path)) {
+			l.blocks(n, path)
+			return
+		}
 		list := []string{}
 		for _, e := range n.Content {
 			if e.Kind != yaml.ScalarNode {
@@ -71,6 +75,23 @@ func (l *loader) walk(n *yaml.Node, path string) {
 			l.failed[path] = true
 		}
 	case yaml.DocumentNode, yaml.AliasNode:
+	}
+}
+
+// blocks takes a list of blocks. Their paths have the number of the block
+// behind the name of the list: format.severity[0].tag.
+func (l *loader) blocks(n *yaml.Node, path string) {
+	l.places[path] = l.at(n)
+	for i, e := range n.Content {
+		item := fmt.Sprintf("%s[%d]", path, i)
+		if e.Kind == yaml.AliasNode {
+			e = e.Alias
+		}
+		if e.Kind != yaml.MappingNode {
+			l.fail(l.at(e), "%s: must be a block of options", item)
+			continue
+		}
+		l.mapping(e, item)
 	}
 }
 

@@ -222,10 +222,52 @@ func fields(t reflect.Type) map[string]reflect.Type {
 }
 
 func fieldType(t reflect.Type, name string) reflect.Type {
-	if isBlock(t) {
-		return fields(t)[name]
+	if !isBlock(t) {
+		return nil
 	}
-	return nil
+	if list, _, ok := splitIndex(name); ok {
+		if t := fields(t)[list]; isBlockList(t) {
+			return t.Elem()
+		}
+		return nil
+	}
+	return fields(t)[name]
+}
+
+// isBlockList reports whether a type is a list of blocks.
+func isBlockList(t reflect.Type) bool {
+	return t != nil && t.Kind() == reflect.Slice && isBlock(t.Elem())
+}
+
+// splitIndex splits the name of an element of a list: "severity[2]".
+func splitIndex(part string) (list string, index int, ok bool) {
+	list, number, ok := strings.Cut(strings.TrimSuffix(part, "]"), "[")
+	index, err := strconv.Atoi(number)
+	return list, index, ok && err == nil
+}
+
+// gather makes lists of the blocks that stand beside each other by their
+// numbers, and returns v.
+func gather(v map[string]any) map[string]any {
+	lists := map[string][]any{}
+	for _, name := range slices.Sorted(mapKeys(v)) {
+		inner, ok := v[name].(map[string]any)
+		if !ok {
+			continue
+		}
+		gather(inner)
+		if list, index, ok := splitIndex(name); ok {
+			for len(lists[list]) <= index { // a block that was wrong leaves an empty one
+				lists[list] = append(lists[list], map[string]any{})
+			}
+			lists[list][index] = inner
+			delete(v, name)
+		}
+	}
+	for name, list := range lists {
+		v[name] = list
+	}
+	return v
 }
 
 // isBlock reports whether a type is a block of options, not a value.
@@ -255,7 +297,7 @@ func (l *loader) unknown(t reflect.Type, path string) {
 		case t.Kind() == reflect.Map:
 			next = elem(t.Elem())
 		default:
-			next = fields(t)[name]
+			next = fieldType(t, name)
 		}
 		if next == nil {
 			l.unknownKey(full, name, t)
@@ -351,6 +393,12 @@ func (l *loader) decode() (*Config, bool) {
 		l.fail(place{text: l.path}, "%v", err)
 		return nil, false
 	}
+	good = gather(k.Raw())
+	k = koanf.New(".")
+	if err := k.Load(confmap.Provider(good, ""), nil); err != nil {
+		l.fail(place{text: l.path}, "%v", err)
+		return nil, false
+	}
 	cfg := &Config{}
 	err := k.UnmarshalWithConf("", cfg, koanf.UnmarshalConf{
 		Tag: "koanf",
@@ -403,6 +451,11 @@ func convert(value any, t reflect.Type) (any, error) {
 			return map[string]any{}, nil
 		}
 		return nil, errors.New("must be a block of options, not a value")
+	case isBlockList(t):
+		if list, ok := value.([]string); ok && len(list) == 0 {
+			return list, nil
+		}
+		return nil, errors.New("must be a list of blocks; write it in the configuration file")
 	case t.Kind() == reflect.Slice:
 		if list, ok := value.([]string); ok {
 			return list, nil

@@ -29,6 +29,8 @@ type Config struct {
 	// Format is the name of the encoding of records. Its default depends on the
 	// kind of the sink and is set by whoever knows the kind.
 	Format string `koanf:"format"`
+	// Transform changes the fields of the format for this sink, step by step.
+	Transform []format.Change `koanf:"transform"`
 	// When is a condition; records that it refuses are not sent. Empty: all are.
 	When string `koanf:"when"`
 	// StartFrom is where a new sink begins: oldest (default) or now.

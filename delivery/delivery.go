@@ -46,6 +46,9 @@ type Options struct {
 	// Encoder is the sink's format. Nil: the sink builds its payload itself and
 	// messages have no body. It is called by one goroutine at a time.
 	Encoder format.Encoder
+	// Rules read records before anything else looks at them; the same for all
+	// workers. Nil: the built-in ones.
+	Rules   *format.Rules
 	Journal journal.Journal
 	Log     *zap.Logger // nil: nothing is logged
 	Metrics *Metrics    // nil: nothing is registered
@@ -70,7 +73,8 @@ type Worker struct {
 	sink    sinks.Sink
 	cfg     Config
 	encode  format.Encoder
-	when    *condition // nil: everything passes
+	rules   *format.Rules // nil: the built-in ones
+	when    *condition    // nil: everything passes
 	journal journal.Journal
 	log     *zap.Logger
 	metrics sinkMetrics
@@ -94,7 +98,7 @@ type Worker struct {
 // journal nor the destination.
 func New(opts Options) (*Worker, error) {
 	w := &Worker{
-		name: opts.Name, sink: opts.Sink, cfg: opts.Config.WithDefaults(), encode: opts.Encoder,
+		name: opts.Name, sink: opts.Sink, cfg: opts.Config.WithDefaults(), encode: opts.Encoder, rules: opts.Rules,
 		journal: opts.Journal, log: cmp.Or(opts.Log, zap.NewNop()), grace: cmp.Or(opts.Grace, 20*time.Second),
 		poke: make(chan struct{}, 1), look: make(chan struct{}, 1), changed: make(chan struct{}),
 		requests: make(chan request), over: make(chan struct{}),
@@ -107,6 +111,7 @@ func New(opts Options) (*Worker, error) {
 		if err != nil {
 			return nil, fmt.Errorf("sink %s: when: %w", opts.Name, err)
 		}
+		c.rules = opts.Rules
 		w.when = c
 	}
 	return w, nil

@@ -244,9 +244,6 @@ func (w *Worker) repeat(ctx context.Context, doing string, what func() error) er
 // encodeTo appends the body of a record to dst. What an encoder panics with is
 // an error: one record must not end the program, at every start again.
 func (w *Worker) encodeTo(dst []byte, rec *event.Record) (out []byte, err error) {
-	if w.encode == nil {
-		return dst, nil
-	}
 	w.encoding.Lock()
 	defer w.encoding.Unlock()
 	defer func() {
@@ -254,6 +251,12 @@ func (w *Worker) encodeTo(dst []byte, rec *event.Record) (out []byte, err error)
 			out, err = nil, fmt.Errorf("encoder panicked: %v", p)
 		}
 	}()
+	if w.rules != nil {
+		w.rules.Read(rec) // for whoever asks format.Of later
+	}
+	if w.encode == nil {
+		return dst, nil
+	}
 	return w.encode(dst, rec)
 }
 

@@ -75,6 +75,7 @@ func functions() []string {
 type condition struct {
 	program *vm.Program
 	vm      vm.VM
+	rules   *format.Rules   // nil: the built-in ones
 	failed  map[string]bool // failures that were logged
 }
 
@@ -152,6 +153,9 @@ func (c *condition) match(r *event.Record) (ok bool, err error) {
 			ok, err = false, errors.New("reading the record panicked")
 		}
 	}()
+	if c.rules != nil {
+		c.rules.Read(r)
+	}
 	out, err := c.vm.Run(c.program, subjectOf(r))
 	if err != nil {
 		return false, explain(err)

@@ -12,6 +12,7 @@ const (
 )
 
 func ValidJSON(b []byte) bool                { return validJSON(b) }
+func Clean(s string) string                  { return string(appendClean(nil, s, true)) }
 func CleanWhole(s string) string             { return cleanLine(s) }
 func BaseName(path string) string            { return baseName(path) }
 func OSType(path string) string              { return osType(path) }
@@ -20,7 +21,7 @@ func AddressOf(s string) netip.Addr          { return addressOf(s) }
 func ListOf(s string) []string               { return listOf(s) }
 func IntOf(s string) Int                     { return intOf(s) }
 func Unquote(s string) string                { return unquote(s) }
-func Categories() []threatClass              { return shared().classifier.classes }
+func Categories() []threatClass              { return shared().tables.classifier.classes }
 func AppendString(b []byte, s string) []byte { return appendString(b, s) }
 
 // Redact masks as Of does. Without hints every pattern is tried.

@@ -32,7 +32,7 @@ type Finding struct {
 	Severity           Severity // informational for findings that are trusted or ignored, else ThreatSeverity
 	SeverityRule       string   // what decided Severity: "status:ignored", or ThreatSeverityRule
 	ThreatSeverity     Severity // how bad the threat is, whatever became of it
-	ThreatSeverityRule string   // "category:miner", or "default" when nothing is known of the threat
+	ThreatSeverityRule string   // "format.severity[0]" of the configuration, "category:miner", or "default" when nothing is known of the threat
 	ThreatMatch        string   // the tag or part of the virus name that led to the category
 	Category           string   // of data/threat-categories.json; "unknown"
 	Techniques         []Technique
@@ -81,41 +81,15 @@ type Finding struct {
 
 	Truncated []string // the vendor's names of the fields that were cut
 
-	mapped bool // the kind has a mapping
+	mapped         bool           // the kind has a mapping
+	zone           *time.Location // of the vendor's wall times; nil where the record names one that does not exist
+	classification caption        // of the malware, in OCSF
 }
 
-// Of reads a record. It does so at most once for each record and always
-// succeeds: what cannot be read is missing. For a kind without a mapping it
-// gives what the record itself tells.
-func Of(r *event.Record) *Finding {
-	return r.Derived(build).(*Finding) // only this package calls Derived
-}
-
-func build(r *event.Record) any {
-	t := shared()
-	f := &Finding{
-		UID:    r.Key.FindingUID(),
-		Closed: r.Status.Closed, Open: !r.Status.Closed,
-		EventTime: r.ObservedAt,
-	}
-	if r.Key.Account != event.DefaultAccount {
-		f.Account = r.Key.Account
-	}
-	f.readAction(r)
-	if r.Key.Kind == kindRiskProcess {
-		f.readRiskProcess(t, string(r.Raw))
-	}
-	f.readTimes(t, r)
-	f.rate(t, r)
-	f.HostAddr = firstAddress(f.HostIP, f.PrivateIP)
-	f.WanAddr = firstAddress(f.WanIP, f.ExtraWanIP)
-	f.Addresses = addresses(f.HostIP, f.PrivateIP, f.WanIP, f.ExtraWanIP)
-	f.ReferenceURL = linkOf(f.ReferenceLink)
-	f.FileName, f.OSType = baseName(f.FilePath), osType(f.FilePath)
-	f.Host = f.host()
-	f.Message = f.message()
-	return f
-}
+// Of returns the reading of a record: the one that Rules.Read made, else one by
+// the built-in rules. It always succeeds: what cannot be read is missing. For a
+// kind without a mapping it gives what the record itself tells.
+func Of(r *event.Record) *Finding { return shared().Read(r) }
 
 // readAction derives the names of what happened.
 func (f *Finding) readAction(r *event.Record) {
@@ -153,8 +127,9 @@ func closedName(symbol string) string {
 
 // readTimes reads the vendor's wall times and chooses the time of the event.
 // The vendor gives no time of a change of status.
-func (f *Finding) readTimes(t *tables, r *event.Record) {
-	loc := t.zone(r.Zone)
+func (f *Finding) readTimes(x *Rules, r *event.Record) {
+	loc := x.tables.zone(r.Zone)
+	f.zone = loc
 	f.DetectTime = timeOf(f.DetectTimeText, loc)
 	f.StartTime = timeOf(f.StartTimeText, loc)
 	detected := r.Action == event.Detected || r.Action == event.Redetected
@@ -185,16 +160,17 @@ func timeOf(text string, loc *time.Location) time.Time {
 }
 
 // rate derives severity, category and techniques.
-func (f *Finding) rate(t *tables, r *event.Record) {
-	v := t.classifier.classify(f.VirusName, f.VirusTags)
-	f.Category, f.Techniques = v.category, v.techniques
+func (f *Finding) rate(x *Rules, r *event.Record) {
+	v := x.tables.classifier.classify(f.VirusName, f.VirusTags)
+	f.Category, f.Techniques, f.classification = v.category, v.techniques, v.classification
 	f.ThreatSeverity, f.ThreatSeverityRule, f.ThreatMatch = v.severity, v.rule, v.match
+	if o := x.override(f); o != nil {
+		f.ThreatSeverity, f.ThreatSeverityRule = o.severity, o.rule
+	}
 	f.Severity, f.SeverityRule = f.ThreatSeverity, f.ThreatSeverityRule
 	switch r.Status.Symbol {
-	case "trusted":
-		f.Severity, f.SeverityRule = Informational, "status:trusted"
-	case "ignored":
-		f.Severity, f.SeverityRule = Informational, "status:ignored"
+	case "trusted", "ignored":
+		f.Severity, f.SeverityRule = Informational, "status:"+r.Status.Symbol
 	}
 }
 

@@ -19,7 +19,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/cwprelay/cwprelay/event"
@@ -32,13 +31,20 @@ type Encoder func(dst []byte, r *event.Record) ([]byte, error)
 
 // The names of the formats.
 const (
+	CEF    = "cef"    // Common Event Format
 	ECS    = "ecs"    // Elastic Common Schema
+	LEEF   = "leef"   // Log Event Extended Format
+	OCSF   = "ocsf"   // Open Cybersecurity Schema Framework, Detection Finding
 	Raw    = "raw"    // the vendor's JSON
 	Splunk = "splunk" // the value of an HTTP Event Collector envelope's event, with the names of Splunk's CIM
+	Text   = "text"   // one line for people
 )
 
 // Versions of what the formats follow.
-const ecsVersion = "9.4.0"
+const (
+	ecsVersion  = "9.4.0"
+	ocsfVersion = "1.8.0"
+)
 
 // Config holds what an operator may choose about the contents of outputs. One
 // Config serves all sinks.
@@ -52,12 +58,24 @@ type Config struct {
 	// DisableAttack leaves MITRE ATT&CK techniques out. They are derived from
 	// virus names and tags, not stated by the vendor.
 	DisableAttack bool `koanf:"disable_attack"`
+	// CEFVersion is 0, the default, or 1, with which techniques are sent in the
+	// keys that CEF 1.2 has for them.
+	CEFVersion string `koanf:"cef_version"`
+	// LEEFVersion is 2.0, the default, or 1.0.
+	LEEFVersion string `koanf:"leef_version"`
+	// Severity are rules that go before the built-in ones; the first that fits
+	// decides.
+	Severity []SeverityRule `koanf:"severity"`
+	// Redact are patterns that mask more of command lines.
+	Redact []Redaction `koanf:"redact"`
 }
 
 // WithDefaults returns c with every unset option at its default.
 func (c Config) WithDefaults() Config {
 	c.Namespace = cmp.Or(c.Namespace, "default")
 	c.CloudProvider = cmp.Or(c.CloudProvider, "tencent_cloud")
+	c.CEFVersion = cmp.Or(c.CEFVersion, "0")
+	c.LEEFVersion = cmp.Or(c.LEEFVersion, "2.0")
 	return c
 }
 
@@ -70,6 +88,13 @@ func (c Config) Validate() error {
 	if strings.Trim(c.CloudProvider, "abcdefghijklmnopqrstuvwxyz0123456789_.") != "" || len(c.CloudProvider) > 100 {
 		errs = append(errs, fmt.Errorf("cloud_provider: %q: use at most 100 of a-z, 0-9, dot and underscore", c.CloudProvider))
 	}
+	if c.CEFVersion != "0" && c.CEFVersion != "1" {
+		errs = append(errs, fmt.Errorf("cef_version: %q is not 0 or 1", c.CEFVersion))
+	}
+	if c.LEEFVersion != "2.0" && c.LEEFVersion != "1.0" {
+		errs = append(errs, fmt.Errorf("leef_version: %q is not 2.0 or 1.0", c.LEEFVersion))
+	}
+	errs = append(errs, c.checkRules())
 	return errors.Join(errs...)
 }
 
@@ -87,35 +112,52 @@ func checkNamespace(s string) error {
 	}
 }
 
-// New returns the encoder of a format. cfg must be valid; unset options have
-// their defaults.
-func New(name string, cfg Config) (Encoder, error) {
+// New returns the encoder of a format, with the changes of a sink's own. cfg
+// and changes must be valid; unset options have their defaults.
+func New(name string, cfg Config, changes ...Change) (Encoder, error) {
 	cfg = cfg.WithDefaults()
+	e := newEdits(changes)
 	switch name {
+	case CEF:
+		return newCEF(cfg, e), nil
 	case ECS:
-		return newECS(cfg), nil
+		return e.document(newECS(cfg)), nil
+	case LEEF:
+		return newLEEF(cfg, e), nil
+	case OCSF:
+		return e.document(newOCSF(cfg)), nil
 	case Raw:
 		return appendRaw, nil
 	case Splunk:
-		return newSplunk(cfg), nil
+		return e.document(newSplunk(cfg)), nil
+	case Text:
+		return appendText, nil
 	default:
 		return nil, fmt.Errorf("unknown format %q; there are: %s", name, strings.Join(Names(), ", "))
 	}
 }
 
 // Names returns the names that New knows, sorted.
-func Names() []string {
-	names := []string{ECS, Raw, Splunk}
-	slices.Sort(names)
-	return names
+func Names() []string { return []string{CEF, ECS, LEEF, OCSF, Raw, Splunk, Text} }
+
+// IsJSON reports whether a format's records are JSON objects.
+func IsJSON(name string) bool {
+	switch name {
+	case ECS, OCSF, Raw, Splunk:
+		return true
+	default:
+		return false
+	}
 }
 
 // ContentType returns the media type of one encoded record; empty for a name
 // that New does not know.
 func ContentType(name string) string {
 	switch name {
-	case ECS, Raw, Splunk:
+	case ECS, OCSF, Raw, Splunk:
 		return "application/json"
+	case CEF, LEEF, Text:
+		return "text/plain; charset=utf-8"
 	default:
 		return ""
 	}
@@ -129,10 +171,12 @@ func Schema(name string) string {
 	switch name {
 	case ECS:
 		return "ecs/" + ecsVersion
-	case Raw:
-		return "raw"
+	case OCSF:
+		return "ocsf/" + ocsfVersion
 	case Splunk:
 		return "splunk-cim"
+	case CEF, LEEF, Raw, Text:
+		return name
 	default:
 		return ""
 	}

@@ -17,19 +17,19 @@ import (
 )
 
 func TestNames(t *testing.T) {
-	if diff := cmp.Diff([]string{"ecs", "raw", "splunk"}, format.Names()); diff != "" {
+	if diff := cmp.Diff([]string{"cef", "ecs", "leef", "ocsf", "raw", "splunk", "text"}, format.Names()); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
 	for _, name := range format.Names() {
 		if _, err := format.New(name, format.Config{}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if format.ContentType(name) != "application/json" || format.Schema(name) == "" {
+		if format.IsJSON(name) != (format.ContentType(name) == "application/json") || format.ContentType(name) == "" || format.Schema(name) == "" {
 			t.Errorf("%s: content type %q, schema %q", name, format.ContentType(name), format.Schema(name))
 		}
 	}
 	_, err := format.New("xml", format.Config{})
-	if err == nil || !strings.Contains(err.Error(), `"xml"`) || !strings.Contains(err.Error(), "ecs, raw, splunk") {
+	if err == nil || !strings.Contains(err.Error(), `"xml"`) || !strings.Contains(err.Error(), "cef, ecs, leef, ocsf, raw, splunk, text") {
 		t.Errorf("unknown name: %v", err)
 	}
 	if format.ContentType("xml") != "" || format.Schema("xml") != "" {
@@ -38,9 +38,9 @@ func TestNames(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
-	want := format.Config{Namespace: "default", CloudProvider: "tencent_cloud"}
-	if got := (format.Config{}).WithDefaults(); got != want {
-		t.Errorf("defaults %+v", got)
+	want := format.Config{Namespace: "default", CloudProvider: "tencent_cloud", CEFVersion: "0", LEEFVersion: "2.0"}
+	if diff := cmp.Diff(want, (format.Config{}).WithDefaults()); diff != "" {
+		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	if err := want.Validate(); err != nil {
 		t.Error(err)

@@ -30,6 +30,7 @@ func FuzzHostileRecords(f *testing.F) {
 	f.Add("not JSON", "Mars", int64(0), "")
 	known := ecsFields(f)
 	cases := redactionCases(f)
+	keys, ocsf := textKeys(f), newOCSFSchema(f)
 	f.Fuzz(func(t *testing.T, raw, zone string, id int64, text string) {
 		r := hostile(raw, zone, id, text)
 		for _, name := range format.Names() {
@@ -44,6 +45,10 @@ func FuzzHostileRecords(f *testing.F) {
 				}
 				continue
 			}
+			if !format.IsJSON(name) {
+				textMistakes(t, keys, name, r, b)
+				continue
+			}
 			oneLine(t, name, b)
 			if name == format.Raw {
 				continue
@@ -56,6 +61,15 @@ func FuzzHostileRecords(f *testing.F) {
 				if wrong := ecsMistakes(known, doc); wrong != nil {
 					t.Fatalf("%q: %v", raw, wrong)
 				}
+			}
+			if name == format.OCSF {
+				if err := ocsf.check(doc); err != nil {
+					t.Fatalf("%q: %v", raw, err)
+				}
+				if got := flatten(doc)["metadata.original_event_uid"]; got != r.Key.ID {
+					t.Fatalf("event id %v, want %s", got, r.Key.ID)
+				}
+				continue
 			}
 			flat := flatten(doc)
 			if got := flat[map[string]string{format.ECS: "tencent_cloud.cwp.event_id", format.Splunk: "event_id"}[name]]; got != json.Number(r.Key.ID) {
@@ -113,7 +127,10 @@ func secretStaysIn(t *testing.T, cases []redactionCase, text string) {
 			t.Fatal(err)
 		}
 		r := hostile(string(raw), "", 1, "")
-		for _, name := range []string{format.ECS, format.Splunk} {
+		for _, name := range format.Names() {
+			if name == format.Raw {
+				continue
+			}
 			enc, err := format.New(name, format.Config{})
 			if err != nil {
 				t.Fatal(err)

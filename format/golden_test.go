@@ -28,6 +28,14 @@ func TestGolden(t *testing.T) {
 			}
 			golden(t, name+".hec.json", b)
 		})
+		t.Run(name+"/ocsf", func(t *testing.T) {
+			golden(t, name+".ocsf.json", encode(t, format.OCSF, r))
+		})
+		for _, f := range []string{format.CEF, format.LEEF} {
+			t.Run(name+"/"+f, func(t *testing.T) {
+				goldenText(t, name+"."+f+".txt", encode(t, f, r))
+			})
+		}
 	}
 }
 
@@ -45,6 +53,20 @@ func golden(t *testing.T, file string, got []byte) {
 		}
 	}
 	if diff := cmp.Diff(value(t, read(t, file)), value(t, got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+// goldenText compares text byte for byte.
+func goldenText(t *testing.T, file string, got []byte) {
+	t.Helper()
+	got = append(got, '\n')
+	if *update {
+		if err := os.WriteFile(filepath.Join("testdata", file), got, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(string(read(t, file)), string(got)); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", file, diff)
 	}
 }

@@ -49,6 +49,10 @@ func record(tb testing.TB, raw []byte, s situation) *event.Record {
 		ObservedAt: s.Observed, Dialect: s.Dialect, Zone: s.Zone, Source: "prod",
 		Raw: raw, Revision: revision(item),
 	}
+	r.FirstDetect = strings.TrimSpace(text(item, "DetectTime"))
+	if s.First != nil {
+		r.FirstDetect = *s.First
+	}
 	if s.Previous != nil {
 		r.Previous = statusOf(s.Dialect, strconv.Itoa(*s.Previous))
 		r.Action = event.ActionFor(r.Previous, r.Status)

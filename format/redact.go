@@ -8,6 +8,9 @@ import (
 
 // maxRedacted bounds the text that redaction looks at, twice what is kept of
 // it, so that a secret that ends behind the cut is still seen whole.
+// redactedMask stands for what was masked.
+const redactedMask = "********"
+
 const maxRedacted = 2 * maxCmdLine
 
 // A redactor masks secrets in command lines.

@@ -12,7 +12,7 @@ const kindRiskProcess = "risk_process"
 // readRiskProcess reads a RiskProcessEvent. A field of another type than the
 // vendor documents is read as far as its place allows and never fails the
 // record.
-func (f *Finding) readRiskProcess(t *tables, raw string) {
+func (f *Finding) readRiskProcess(x *Rules, raw string) {
 	f.mapped = true
 	members(raw, func(key, value string) {
 		switch key {
@@ -20,7 +20,7 @@ func (f *Finding) readRiskProcess(t *tables, raw string) {
 			f.CheckPlatform = f.texts(key, value)
 			f.Engines = engineNames(f.CheckPlatform)
 		case "CmdLine":
-			f.readCmdLine(t, value)
+			f.readCmdLine(x, value)
 		case "DetectTime":
 			f.DetectTimeText = f.text(key, value)
 		case "ExeMd5":
@@ -86,9 +86,9 @@ func (f *Finding) readMachine(raw string) {
 
 // readCmdLine masks secrets before it cuts: half a secret would not be
 // recognised.
-func (f *Finding) readCmdLine(t *tables, value string) {
+func (f *Finding) readCmdLine(x *Rules, value string) {
 	s, long := cut(wordsOf(value), maxRedacted)
-	s, f.Redacted = t.redactor.apply(s)
+	s, f.Redacted = x.redactor.apply(s)
 	s, longer := cut(strings.TrimSpace(s), maxCmdLine)
 	f.CmdLine = s
 	f.noteCut("CmdLine", long || longer)

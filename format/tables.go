@@ -16,11 +16,13 @@ var threatCategories []byte
 //go:embed data/redaction.json
 var redactions []byte
 
-// shared is the read-only data that every reading of a record needs. It is
-// parsed at the first use.
+// shared is the built-in rules, parsed at the first use.
 //
 //nolint:gochecknoglobals // Of has no receiver: a record's reading is shared by sinks that do not know each other
-var shared = sync.OnceValue(newTables)
+var shared = sync.OnceValue(func() *Rules {
+	t := newTables()
+	return &Rules{tables: t, redactor: t.redactor}
+})
 
 // tables is the parsed data of this package.
 type tables struct {
@@ -48,6 +50,9 @@ func newTables() *tables {
 			panic(fmt.Sprintf("format: data/threat-categories.json: %s: severity %q", c.Category, c.Level))
 		}
 		c.rule = "category:" + c.Category
+		if c.classification = ocsfMalwareClass(c.Classification); c.classification.name == "" {
+			c.classification.name = c.Category
+		}
 		if c.Attack != nil {
 			c.technique = []Technique{*c.Attack}
 		}

@@ -33,21 +33,36 @@ func cleanLine(s string) string {
 	if !strings.ContainsFunc(s, unclean) {
 		return s
 	}
+	return string(appendClean(nil, s, false))
+}
+
+// appendClean appends s as cleanLine does. With breaks, CR LF and LF become
+// LF, and a CR alone stays, for the caller to write them as its format does.
+func appendClean(dst []byte, s string, breaks bool) []byte {
 	const hex = "0123456789abcdef"
-	var b strings.Builder
-	for _, r := range strings.ReplaceAll(s, "\r\n", "\n") {
+	start := 0
+	for i, r := range s {
+		if !unclean(r) && r != utf8.RuneError {
+			continue
+		}
+		dst = append(dst, s[start:i]...)
+		start = i + utf8.RuneLen(r)
 		switch {
+		case r == utf8.RuneError: // as it is, or what is no UTF-8
+			_, width := utf8.DecodeRuneInString(s[i:])
+			dst, start = append(dst, "\uFFFD"...), i+width
+		case r == '\r' && strings.HasPrefix(s[start:], "\n"): // the LF counts
+		case breaks && (r == '\n' || r == '\r'):
+			dst = append(dst, byte(r))
 		case r == '\n' || r == '\r' || r == '\t' || r == '\u0085' || r == '\u2028' || r == '\u2029':
-			b.WriteByte(' ')
-		case !unclean(r):
-			b.WriteRune(r)
+			dst = append(dst, ' ')
 		case r < 0x100:
-			b.Write([]byte{'\\', 'x', hex[r>>4], hex[r&0xF]})
+			dst = append(dst, '\\', 'x', hex[r>>4], hex[r&0xF])
 		default:
-			b.Write(appendHex4(nil, r))
+			dst = appendHex4(dst, r)
 		}
 	}
-	return b.String()
+	return append(dst, s[start:]...)
 }
 
 // unclean reports whether a character may not stand in a cleaned line.

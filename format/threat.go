@@ -52,13 +52,17 @@ func (t Tactic) Reference() string {
 
 // A threatClass is a row of data/threat-categories.json.
 type threatClass struct {
-	Category  string      `json:"category"`
-	Level     string      `json:"severity"`
-	Aliases   []string    `json:"aliases"`
-	Attack    *Technique  `json:"attack"`
-	rule      string      // "category:miner"
-	severity  Severity    // of Level
-	technique []Technique // Attack as a list
+	Category string     `json:"category"`
+	Level    string     `json:"severity"`
+	Aliases  []string   `json:"aliases"`
+	Attack   *Technique `json:"attack"`
+	// Classification is an id of OCSF's malware classifications.
+	Classification int64 `json:"ocsf_malware_classification_id"`
+
+	classification caption
+	rule           string      // "category:miner"
+	severity       Severity    // of Level
+	technique      []Technique // Attack as a list
 }
 
 // A classifier finds the rows that words of tags and virus names belong to.
@@ -75,6 +79,8 @@ type verdict struct {
 	rule       string // which row decided: "category:miner", or "default"
 	match      string // the tag or part of the virus name that led to it
 	techniques []Technique
+
+	classification caption
 }
 
 // classify looks for tags, whole, and for the parts of the virus name between
@@ -92,12 +98,12 @@ func (c *classifier) classify(virusName string, tags []string) verdict {
 		splitWords(segment, func(word string) { m.add(c, normalize(buf[:0], word), word) })
 	}
 	if m.set == 0 {
-		return verdict{category: "unknown", severity: Medium, rule: "default"}
+		return verdict{category: unknown, severity: Medium, rule: "default", classification: caption{0, "Unknown"}}
 	}
 	first := &c.classes[bits.TrailingZeros64(m.set)]
 	return verdict{
 		category: first.Category, severity: first.severity, rule: first.rule, match: m.by,
-		techniques: c.techniques(m.set),
+		techniques: c.techniques(m.set), classification: first.classification,
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/cwprelay/cwprelay/console"
 	"github.com/cwprelay/cwprelay/cwp"
 	"github.com/cwprelay/cwprelay/delivery"
+	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/journal"
 	"github.com/cwprelay/cwprelay/poller"
 	"github.com/cwprelay/cwprelay/sinks"
@@ -72,6 +73,10 @@ func open(cfg *config.Config, p process, log *zap.Logger) (a *app, err error) {
 
 func (a *app) openSinks(stdout io.Writer) error {
 	metrics := delivery.NewMetrics(a.reg)
+	rules, err := format.NewRules(a.cfg.Format)
+	if err != nil {
+		return exit(exitConfig, fmt.Errorf("format.%w", err))
+	}
 	for _, name := range slices.Sorted(maps.Keys(a.cfg.Sinks)) {
 		cfg := a.cfg.Sinks[name]
 		sink, err := all.New(cfg.Kind, all.Options{Name: name, Format: cfg.Delivery.Format, Namespace: a.cfg.Format.Namespace, Stdout: stdout})
@@ -85,7 +90,7 @@ func (a *app) openSinks(stdout io.Writer) error {
 			return err
 		}
 		w, err := delivery.New(delivery.Options{
-			Name: name, Sink: sink, Config: cfg.Delivery, Encoder: encode, Journal: a.journal,
+			Name: name, Sink: sink, Config: cfg.Delivery, Encoder: encode, Rules: rules, Journal: a.journal,
 			Log: a.log, Metrics: metrics, Grace: a.cfg.ShutdownGrace,
 		})
 		if err != nil {

@@ -148,7 +148,7 @@ func encoder(cfg *config.Config, name string) (format.Encoder, error) {
 	if f == "" {
 		return nil, nil //nolint:nilnil // documented
 	}
-	encode, err := format.New(f, cfg.Format)
+	encode, err := format.New(f, cfg.Format, cfg.Sinks[name].Delivery.Transform...)
 	if err != nil {
 		return nil, exit(exitConfig, fmt.Errorf("sinks.%s.format: %w", name, err))
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/cwprelay/cwprelay/format"
@@ -100,6 +101,19 @@ func (c Config) DefaultFormat() string {
 		return ""
 	default:
 		return format.ECS
+	}
+}
+
+// Formats returns the names of the formats that the destination takes; none
+// where the sink makes its own messages.
+func (c Config) Formats() []string {
+	switch c.Kind() {
+	case Slack:
+		return nil
+	case SplunkHEC, Elastic, Webhook:
+		return slices.DeleteFunc(format.Names(), func(name string) bool { return !format.IsJSON(name) })
+	default:
+		return format.Names()
 	}
 }
 
