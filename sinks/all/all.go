@@ -99,6 +99,8 @@ func (c Config) DefaultFormat() string {
 		return format.Splunk
 	case Slack:
 		return ""
+	case Syslog:
+		return format.CEF
 	default:
 		return format.ECS
 	}

@@ -42,7 +42,7 @@ func one(t *testing.T) map[string]struct {
 		all.Elastic:   {all.Config{Elastic: &elastic.Config{URLs: []string{"https://es:9200"}}}, "ecs", "*elastic.Sink"},
 		all.Webhook:   {all.Config{Webhook: &webhook.Config{URL: secret.New("https://hook.example/x")}}, "ecs", "*webhook.Sink"},
 		all.Slack:     {all.Config{Slack: &slack.Config{URL: secret.New("https://hooks.slack.com/services/x")}}, "", "*slack.Sink"},
-		all.Syslog:    {all.Config{Syslog: &syslog.Config{Address: "tls://siem:6514"}}, "ecs", "*syslog.Sink"},
+		all.Syslog:    {all.Config{Syslog: &syslog.Config{Address: "tls://siem:6514"}}, "cef", "*syslog.Sink"},
 		all.File:      {all.Config{File: &file.Config{Path: filepath.Join(t.TempDir(), "out")}}, "ecs", "*file.Sink"},
 		all.Stdout:    {all.Config{Stdout: &file.StdoutConfig{}}, "ecs", "*file.Stdout"},
 	}

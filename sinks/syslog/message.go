@@ -248,11 +248,15 @@ func cutText(s string, limit int) string {
 
 // shorten brings a MSG to at most limit bytes. JSON stays JSON: its longest
 // texts are cut first, to no less than keep bytes while that helps, then its
-// largest members go. Other text is cut at its end.
+// largest members go. CEF and LEEF keep their form in the same way. Other text
+// is cut at its end.
 func shorten(body []byte, keep, limit int) []byte {
 	var doc map[string]any
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.UseNumber()
+	if head, list, separator := pairsOf(body); head != "" {
+		return shortenPairs(head, list, separator, keep, limit)
+	}
 	if len(body) == 0 || body[0] != '{' || dec.Decode(&doc) != nil {
 		return []byte(cutText(string(body), min(limit, len(body))))
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cwprelay/cwprelay/event"
+	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/sinks"
 	"github.com/cwprelay/cwprelay/sinks/sinktest"
 	"github.com/cwprelay/cwprelay/sinks/syslog"
@@ -262,6 +264,62 @@ func TestNothingIsLongerThanTheCap(t *testing.T) {
 				}
 				if number != 0 && len(got) < len(body) && (*m.StructuredData)["cwp@99999"]["truncated"] != "true" {
 					t.Errorf("%s, cap %d: not marked as truncated: %.300s", name, size, got)
+				}
+			}
+		}
+	}
+}
+
+// CEF and LEEF stay what they are however much of them has to go.
+func TestShortenedCEFAndLEEFCanBeRead(t *testing.T) {
+	for _, unit := range []string{`\`, "=", "日本", "x ", "a=b ", "\n"} {
+		raw, err := json.Marshal(map[string]any{
+			"EventId": 7, "CmdLine": strings.Repeat(unit, 3000) + ".", "FilePath": "/" + strings.Repeat(unit, 300), "ThreatDesc": strings.Repeat(unit, 300),
+			"VirusName": "Linux.Miner.X", "VirusTags": []string{strings.Repeat(unit, 200)}, "Uuid": "u", "MachineExtraInfo": map[string]string{"HostName": "h1"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := sinktest.Record(7)
+		r.Raw = raw
+		for _, name := range []string{format.CEF, format.LEEF} {
+			encode, err := format.New(name, format.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := encode(nil, r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, size := range []int{480, 600, 700, 1024, 2048, 4096, 8192} {
+				got := syslog.Message(syslog.Config{Address: "tcp://x", Hostname: "h", MaxMessageBytes: size}, sinks.Message{Record: r, Body: body})
+				if len(got) > size {
+					t.Errorf("%s, cap %d: %d bytes", name, size, len(got))
+				}
+				text := *parsed(t, got).Message
+				if !strings.Contains(text, "xternalId=7 ") && !strings.Contains(text, "eventId=7\t") || !strings.Contains(text, "risk_process:7") {
+					t.Errorf("%s of %q, cap %d: nothing tells which event: %s", name, unit, size, text)
+				}
+				if len(body) > size && size >= 1024 && size <= 4096 && !strings.Contains(text, "...(truncated)") {
+					t.Errorf("%s of %q, cap %d: nothing is marked as cut: %s", name, unit, size, text)
+				}
+				wrong := ""
+				if name == format.CEF {
+					for _, part := range regexp.MustCompile(`(?:^| )[A-Za-z0-9]+=`).Split(strings.SplitN(text, "|", 8)[7], -1) {
+						part = strings.NewReplacer(`\\`, "", `\=`, "", `\n`, "", `\r`, "").Replace(part)
+						if strings.ContainsAny(part, `\=`) {
+							wrong = part
+						}
+					}
+				} else {
+					for part := range strings.SplitSeq(strings.SplitN(text, "|", 7)[6], "\t") {
+						if !regexp.MustCompile(`^[A-Za-z0-9]+=.`).MatchString(part) {
+							wrong = part
+						}
+					}
+				}
+				if wrong != "" {
+					t.Errorf("%s of %q, cap %d: cannot be read at %q: %s", name, unit, size, wrong, text)
 				}
 			}
 		}
