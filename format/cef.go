@@ -28,7 +28,7 @@ type cefEncoder struct {
 func newCEF(cfg Config, e *edits) Encoder {
 	return cefEncoder{
 		version: cfg.CEFVersion, attack: cfg.CEFVersion == "1" && !cfg.DisableAttack,
-		dialect: dialect{separator: ' ', escaped: `\=`, lineFeed: `\n`, carriage: `\r`, most: 1023},
+		dialect: dialect{separator: ' ', escapes: true, lineFeed: `\n`, carriage: `\r`, most: 1023},
 		edits:   e,
 	}.encode
 }
@@ -43,8 +43,7 @@ func (e cefEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 	dst = append(append(append(dst, "|Risk process "...), textEvent(r.Action).cef...), '|')
 	dst = append(strconv.AppendInt(dst, f.Severity.text(), 10), '|')
 
-	var buf [1024]byte
-	p := &pairs{b: dst, d: &e.dialect, edits: e.edits, scratch: buf[:0]}
+	p := &pairs{b: dst, d: &e.dialect, edits: e.edits}
 	p.millis("rt", f.EventTime)
 	p.millis("start", f.StartTime)
 	if len(r.Key.ID) <= 40 { // cs6 has it too

@@ -40,8 +40,7 @@ func (e leefEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 	}
 	dst = append(append(append(dst, e.header...), textEvent(r.Action).leef...), e.end...)
 
-	var buf [1024]byte
-	p := &pairs{b: dst, d: &e.dialect, edits: e.edits, scratch: buf[:0]}
+	p := &pairs{b: dst, d: &e.dialect, edits: e.edits}
 	p.str("cat", f.Category)
 	p.millis("devTime", f.EventTime)
 	p.int("sev", f.Severity.text())

@@ -12,7 +12,7 @@ const cutMark = "...(truncated)"
 // A dialect is how a text format of keys and values writes them.
 type dialect struct {
 	separator byte
-	escaped   string // characters of values that get a backslash; none of them is a letter
+	escapes   bool   // a backslash stands before \ and = in values
 	lineFeed  string // what stands for LF, and for CR LF
 	carriage  string // what stands for a CR alone
 	most      int    // bytes of a value, before escaping
@@ -70,6 +70,10 @@ func (p *pairs) millis(k string, t time.Time) bool {
 // value appends untrusted text: cleaned, cut, then escaped, so that no escape
 // is cut in two.
 func (p *pairs) value(s string, limit int) {
+	if len(s) <= limit && p.d.isPlain(s) {
+		p.b = append(p.b, s...)
+		return
+	}
 	p.scratch = appendClean(p.scratch[:0], s, true)
 	clean := p.scratch
 	if len(clean) > limit {
@@ -77,19 +81,35 @@ func (p *pairs) value(s string, limit int) {
 		clean = append(append(clean[:0], short...), cutMark...)
 		p.scratch = clean
 	}
-	for _, c := range clean {
+	start := 0
+	for i, c := range clean {
 		switch {
 		case c == '\n':
-			p.b = append(p.b, p.d.lineFeed...)
+			p.b = append(append(p.b, clean[start:i]...), p.d.lineFeed...)
 		case c == '\r':
-			p.b = append(p.b, p.d.carriage...)
-		case strings.IndexByte(p.d.escaped, c) >= 0:
-			p.b = append(p.b, '\\', c)
+			p.b = append(append(p.b, clean[start:i]...), p.d.carriage...)
+		case p.d.isEscaped(c):
+			p.b = append(append(p.b, clean[start:i]...), '\\', c)
 		default:
-			p.b = append(p.b, c)
+			continue
+		}
+		start = i + 1
+	}
+	p.b = append(p.b, clean[start:]...)
+}
+
+// isPlain reports whether s can stand as it is: visible ASCII without what has
+// to be escaped.
+func (d *dialect) isPlain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= 0x7F || d.isEscaped(c) {
+			return false
 		}
 	}
+	return true
 }
+
+func (d *dialect) isEscaped(c byte) bool { return d.escapes && (c == '\\' || c == '=') }
 
 // joined returns the items as one text, and the only item as it is.
 func joined(items []string, separator string) string {
