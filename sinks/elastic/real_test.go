@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -143,6 +144,33 @@ func encoded(t *testing.T, from, n int) []sinks.Message {
 	return out
 }
 
+// hostile are items of which no field has the type it should have, and those
+// of the format's examples.
+func hostile(t *testing.T) [][]byte {
+	t.Helper()
+	files, err := filepath.Glob("../../format/testdata/*.input.json")
+	if err != nil || len(files) < 3 {
+		t.Fatal(err, files)
+	}
+	var out [][]byte
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, raw)
+	}
+	names := []string{"ProcessId", "OnlineStatus", "FirstDetectionMethod", "DetectTime", "StartTime", "HostIp", "WanIp", "VirusTags", "CheckPlatform", "MachineExtraInfo", "ExeMd5", "CmdLine"}
+	for _, value := range []string{`1e400`, `18446744073709551615`, `"x"`, `[1,"a",null]`, `{"a":{"b":1}}`, `true`, `null`, `"9999-12-31 23:59:59"`, `"0000-00-00 00:00:00"`, `"10.***.**.1"`, `"fe80::1%eth0"`} {
+		var members []string
+		for _, name := range names {
+			members = append(members, `"`+name+`":`+value)
+		}
+		out = append(out, []byte("{"+strings.Join(members, ",")+"}"))
+	}
+	return out
+}
+
 // TestRealNode delivers to an OpenSearch node, and asks it what it has.
 func TestRealNode(t *testing.T) {
 	n := startNode(t)
@@ -177,6 +205,24 @@ func TestRealNode(t *testing.T) {
 		}
 	})
 
+	t.Run("the dashboard finds them", func(t *testing.T) {
+		for title, search := range searches(t) {
+			out := n.ask(http.MethodPost, "/logs-tencent_cloud.cwp_risk_process-*/_search", search)
+			hits := out["hits"].(map[string]any)["total"].(map[string]any)["value"].(float64)
+			severe := strings.Contains(title, "critical") // the records of the test are of medium severity
+			if hits == 0 != severe {
+				t.Errorf("%s: %v hits of %s", title, hits, search)
+			}
+			aggs, _ := out["aggregations"].(map[string]any)
+			for _, v := range aggs {
+				buckets, isList := v.(map[string]any)["buckets"].([]any)
+				if value, _ := v.(map[string]any)["value"].(float64); isList && len(buckets) == 0 || !isList && value == 0 {
+					t.Errorf("%s: nothing is counted: %v", title, v)
+				}
+			}
+		}
+	})
+
 	t.Run("what is sent again is there once", func(t *testing.T) {
 		receipt, err := s.Send(t.Context(), encoded(t, 291, 20))
 		if err != nil || receipt.Duplicates != 10 {
@@ -184,6 +230,33 @@ func TestRealNode(t *testing.T) {
 		}
 		if got := n.hits(`{"match_all":{}}`); got != 310 {
 			t.Errorf("%d documents, want 310", got)
+		}
+	})
+
+	t.Run("hostile documents fit the mapping", func(t *testing.T) {
+		before := n.hits(`{"match_all":{}}`)
+		var batch []sinks.Message
+		encode, err := format.New(format.ECS, format.Config{}.WithDefaults())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, raw := range hostile(t) {
+			m := sinks.Message{Record: sinktest.Record(5000 + i).Again()}
+			m.Record.Replayed, m.Record.Raw = false, raw
+			if m.Body, err = encode(nil, m.Record); err != nil {
+				t.Fatal(err)
+			}
+			batch = append(batch, m)
+		}
+		if _, err := s.Send(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+		after := n.hits(`{"match_all":{}}`)
+		if after-before != len(batch) {
+			t.Errorf("%d documents of %d", after-before, len(batch))
+		}
+		for i := range batch { // out of the way of the other counts
+			n.ask(http.MethodPost, "/logs-tencent_cloud.cwp_risk_process-default/_delete_by_query?refresh=true", fmt.Sprintf(`{"query":{"term":{"tencent_cloud.cwp.event_id":%d}}}`, 5000+i))
 		}
 	})
 
