@@ -12,14 +12,14 @@ import (
 const maxCollects = 5
 
 // bounds are BeginTime and EndTime that ask for exactly one second.
-func (s *sweep) bounds(second int64) (begin, end string) {
+func (s *sweep) bounds(second int64, endExcludes bool) (begin, end string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, e := second, second
 	if s.excl {
 		b--
 	}
-	if s.endExcl {
+	if endExcludes {
 		e++
 	}
 	return wallText(b), wallText(e)
@@ -73,7 +73,8 @@ func (s *sweep) repeat(ctx context.Context, once func(context.Context) (map[stri
 // second it names is remembered.
 func (s *sweep) askSecond(ctx context.Context, second int64, q cwp.Query) (*answer, error) {
 	q.Sort = cwp.BySweepTime
-	q.Begin, q.End = s.bounds(second)
+	excludes := s.endExcludes() // what this request goes by; other parts may find out meanwhile
+	q.Begin, q.End = s.bounds(second, excludes)
 	a, f, err := s.checked(ctx, q)
 	if err != nil {
 		return nil, err
@@ -81,18 +82,23 @@ func (s *sweep) askSecond(ctx context.Context, second int64, q cwp.Query) (*answ
 	if f == faultFilter {
 		return nil, errFilter
 	}
-	if len(a.rows) > 0 || q.Status != "" || q.Where.Name != "" || q.Offset > 0 || s.endExcludes() {
+	if len(a.rows) > 0 || excludes {
+		return a, nil
+	}
+	if q.Status != "" || q.Where.Name != "" || q.Offset > 0 {
+		if s.endExcludes() { // another part has found out since: this answer proves nothing
+			return s.askSecond(ctx, second, q)
+		}
 		return a, nil
 	}
 	// Nothing where a whole answer was a moment ago: ask with the bound one
 	// second later, and believe it only if that shows the second alone.
-	s.setEndExcludes(true)
-	q.Begin, q.End = s.bounds(second)
+	q.Begin, q.End = s.bounds(second, true)
 	b, f, err := s.checked(ctx, q)
 	if err != nil || f != faultNone || !b.has(second) || b.last() > second {
-		s.setEndExcludes(false)
 		return a, err
 	}
+	s.setEndExcludes()
 	return b, nil
 }
 
@@ -102,10 +108,10 @@ func (s *sweep) endExcludes() bool {
 	return s.endExcl
 }
 
-func (s *sweep) setEndExcludes(v bool) {
+func (s *sweep) setEndExcludes() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.endExcl = v
+	s.endExcl = true
 }
 
 // collectOnce reads a second once: whole if it fits one answer, else split by

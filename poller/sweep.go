@@ -183,10 +183,13 @@ func (s *sweep) again(ctx context.Context, stale map[int64]bool) error {
 		next := map[int64]bool{}
 		for second := range stale {
 			q := cwp.Query{Sort: cwp.BySweepTime, Limit: s.p.kind.MaxLimit}
-			if second != noTime {
-				q.Begin, q.End = s.bounds(second)
+			var a *answer
+			var err error
+			if second == noTime {
+				a, _, err = s.checked(ctx, q)
+			} else {
+				a, err = s.askSecond(ctx, second, q)
 			}
-			a, _, err := s.checked(ctx, q)
 			if err != nil {
 				return err
 			}
