@@ -110,6 +110,19 @@ func (w *Worker) Retry(ctx context.Context, seqs ...uint64) error {
 	})
 }
 
+// Drop removes dead letters for good, by their sequences: an operator's
+// decision that nobody needs them.
+func (w *Worker) Drop(ctx context.Context, seqs ...uint64) error {
+	return w.ask(ctx, func(r *run) error {
+		r.graves = slices.DeleteFunc(r.graves, func(seq uint64) bool { return slices.Contains(seqs, seq) })
+		err := r.w.journal.Settle(context.WithoutCancel(ctx), r.lease, journal.Settlement{Sink: r.w.name, Cursor: r.stored, Revived: seqs})
+		if err == nil {
+			r.w.log.Warn("dead letters were dropped by request", zap.Int("records", len(seqs)))
+		}
+		return err
+	})
+}
+
 func (r *run) settleReplay(ctx context.Context, next journal.Replay) error {
 	return r.w.journal.Settle(context.WithoutCancel(ctx), r.lease, journal.Settlement{
 		Sink: r.w.name, Cursor: r.stored, Replay: &next,

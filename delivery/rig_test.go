@@ -144,6 +144,10 @@ func (m *memory) Replay(_ context.Context, sink string) (*journal.Replay, error)
 	return m.replays[sink], nil
 }
 
+func (m *memory) Receipts(context.Context, string, uint64) ([]journal.Receipt, error) {
+	return nil, nil
+}
+
 func (m *memory) DeadLetters(_ context.Context, sink string, after uint64, limit int) ([]journal.DeadLetter, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

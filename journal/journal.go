@@ -149,6 +149,11 @@ type Journal interface {
 	// greater than after, in order.
 	DeadLetters(ctx context.Context, sink string, after uint64, limit int) ([]DeadLetter, error)
 
+	// Receipts returns what a sink's destination said of the batches that a
+	// record was in, the oldest first; none when the sink never tried, and
+	// when the record was trimmed.
+	Receipts(ctx context.Context, sink string, seq uint64) ([]Receipt, error)
+
 	// Forget removes all that is kept of a sink that is not configured: its
 	// cursor, dead letters, receipts, memos and gaps. It returns how many dead
 	// letters went, and ErrConfigured when the sink is configured.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -244,6 +245,33 @@ func (f *File) DeadLetters(_ context.Context, sink string, after uint64, limit i
 		}
 		return nil
 	})
+	return out, err
+}
+
+// Receipts returns those of the batches that a record was in. A batch holds at
+// most some ten thousand records, so only the receipts shortly before the
+// record can be meant.
+func (f *File) Receipts(_ context.Context, sink string, seq uint64) ([]Receipt, error) {
+	const most = 10_000 // of a range, refused ones aside
+	var out []Receipt
+	err := f.view(func(tx *bolt.Tx) error {
+		prefix := joinKey(sink, "")
+		c := tx.Bucket([]byte("receipt")).Cursor()
+		before := c.Prev
+		if behind, _ := c.Seek(sinkSeqKey(sink, seq+1)); behind == nil {
+			before = c.Last
+		}
+		key, row := before()
+		for n := 0; hasPrefix(key, prefix) && n < most; n++ {
+			var r Receipt
+			if err := decodeJSON(rowReceipt, key, row, &r); err == nil && r.Range.First <= seq && seq <= r.Range.Last {
+				out = append(out, r)
+			}
+			key, row = c.Prev()
+		}
+		return nil
+	})
+	slices.Reverse(out)
 	return out, err
 }
 

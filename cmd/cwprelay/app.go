@@ -35,6 +35,7 @@ import (
 type app struct {
 	cfg     *config.Config
 	log     *zap.Logger
+	level   zap.AtomicLevel
 	reg     *prometheus.Registry
 	journal *journal.File
 	pollers []*poller.Poller
@@ -44,21 +45,16 @@ type app struct {
 }
 
 // open opens everything. What was opened is closed again on an error.
-func open(cfg *config.Config, p process, log *zap.Logger) (a *app, err error) {
-	a = &app{cfg: cfg, log: log, reg: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{}}
+func open(cfg *config.Config, p process, log leveled) (a *app, err error) {
+	a = &app{cfg: cfg, log: log.Logger, level: log.level, reg: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.close())
 		}
 	}()
 	a.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	var rules []journal.SinkRule
-	for _, name := range slices.Sorted(maps.Keys(cfg.Sinks)) {
-		d := cfg.Sinks[name].Delivery
-		rules = append(rules, journal.SinkRule{Name: name, OnFull: d.OnFull, StartFrom: d.StartFrom})
-	}
 	a.journal, err = journal.Open(cfg.State, journal.Options{
-		Sinks: rules, Registerer: a.reg,
+		Sinks: sinkRules(cfg), Registerer: a.reg,
 		Report: func(message string) { log.Named("journal").Warn(message) },
 	})
 	if err != nil {
@@ -69,6 +65,16 @@ func open(cfg *config.Config, p process, log *zap.Logger) (a *app, err error) {
 		return a, err
 	}
 	return a, a.openSources(p)
+}
+
+// sinkRules are what the journal must know of the configured sinks.
+func sinkRules(cfg *config.Config) []journal.SinkRule {
+	var rules []journal.SinkRule
+	for _, name := range slices.Sorted(maps.Keys(cfg.Sinks)) {
+		d := cfg.Sinks[name].Delivery
+		rules = append(rules, journal.SinkRule{Name: name, OnFull: d.OnFull, StartFrom: d.StartFrom})
+	}
+	return rules
 }
 
 func (a *app) openSinks(stdout io.Writer) error {
@@ -185,17 +191,22 @@ func (a *app) listen(ctx context.Context) (net.Listener, error) {
 	return ln, nil
 }
 
-func (a *app) console() *console.Server {
-	return console.New(console.Options{
+func (a *app) consoleOptions() console.Options {
+	return console.Options{
 		Version: version, Sources: a.sourceStatus, Sinks: a.sinkStatus, Journal: a.journal.Status, Metrics: a.reg,
-	})
+	}
 }
 
 // daemon polls and delivers until ctx is done.
 func (a *app) daemon(ctx context.Context, ln net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	if ln != nil {
-		g.Go(func() error { return a.console().Serve(ctx, ln) })
+		g.Go(func() error { return console.New(a.consoleOptions()).Serve(ctx, ln) })
+	}
+	if socket, err := a.listenAdmin(ctx); err != nil { // the daemon is of use without it
+		a.log.Warn("there is no admin socket: verbs such as status cannot ask this process", zap.Error(err))
+	} else {
+		g.Go(func() error { return a.admin().Serve(ctx, socket) })
 	}
 	for _, w := range a.workers {
 		g.Go(func() error { return w.Run(ctx) })
@@ -247,10 +258,10 @@ func (a *app) watchJournal(ctx context.Context) error {
 }
 
 // newLogger makes the logger of a configuration.
-func newLogger(cfg config.Log, w io.Writer) *zap.Logger {
-	level, err := zapcore.ParseLevel(cfg.Level)
+func newLogger(cfg config.Log, w io.Writer) leveled {
+	level, err := zap.ParseAtomicLevel(cfg.Level)
 	if err != nil {
-		level = zapcore.InfoLevel
+		level = zap.NewAtomicLevel()
 	}
 	enc := zap.NewProductionEncoderConfig()
 	enc.EncodeTime = zapcore.ISO8601TimeEncoder
@@ -260,7 +271,13 @@ func newLogger(cfg config.Log, w io.Writer) *zap.Logger {
 		enc.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(enc)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level))
+	return leveled{zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)), level}
+}
+
+// A leveled is a logger whose level can be changed while it runs.
+type leveled struct {
+	*zap.Logger
+	level zap.AtomicLevel
 }
 
 func isTerminal(w any) bool {

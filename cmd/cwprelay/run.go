@@ -108,7 +108,7 @@ func serve(ctx context.Context, p process, cfg *config.Config, load func() (*con
 			cfg, former = former, nil
 			continue
 		}
-		next, err := a.serve(ctx, ln, p.stderr, hangup, newReloader(cfg, load, log))
+		next, err := a.serve(ctx, ln, p.stderr, hangup, newReloader(cfg, load, log.Logger))
 		if err = errors.Join(err, a.close()); err != nil || next == nil {
 			return err
 		}
@@ -117,7 +117,7 @@ func serve(ctx context.Context, p process, cfg *config.Config, load func() (*con
 }
 
 // openDaemon opens everything and the console's port.
-func openDaemon(ctx context.Context, cfg *config.Config, p process, log *zap.Logger) (*app, net.Listener, error) {
+func openDaemon(ctx context.Context, cfg *config.Config, p process, log leveled) (*app, net.Listener, error) {
 	a, err := open(cfg, p, log)
 	if err != nil {
 		return nil, nil, err

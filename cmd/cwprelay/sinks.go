@@ -27,7 +27,6 @@ func sinksCommand(p process) *cobra.Command {
 	c := &cobra.Command{Use: "sinks", Short: "List the configured sinks, or try one"}
 	var flags configFlags
 	output := textOutput
-	c.PersistentFlags().VarP(&output, "output", "o", "text or json")
 
 	list := &cobra.Command{
 		Use: "list", Short: "List the configured sinks", Args: cobra.NoArgs,
@@ -70,6 +69,7 @@ makes anything.`,
 	}
 	for _, verb := range []*cobra.Command{list, test, setup} {
 		flags.add(verb)
+		verb.Flags().VarP(&output, "output", "o", "text or json")
 		c.AddCommand(verb)
 	}
 	names := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -80,6 +80,10 @@ makes anything.`,
 		return slices.Sorted(maps.Keys(cfg.Sinks)), cobra.ShellCompDirectiveNoFileComp
 	}
 	test.ValidArgsFunction, setup.ValidArgsFunction = names, names
+	for _, verb := range pauseCommands(p) {
+		verb.ValidArgsFunction = names
+		c.AddCommand(verb)
+	}
 	return c
 }
 

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cwprelay/cwprelay/console"
+	"github.com/cwprelay/cwprelay/cwp/emulator"
+)
+
+// ask runs a verb, decodes what it prints as JSON into answer, and returns its
+// exit code and what it said on standard error.
+func (s *stage) ask(answer any, args ...string) (int, string) {
+	s.t.Helper()
+	cmd := s.command(append(args, "-c", s.config, "-o", "json")...)
+	var stderr lockedBuffer
+	cmd.Stderr = &stderr
+	out, _ := cmd.Output() // the code tells
+	if answer != nil && len(out) > 0 {
+		if err := json.Unmarshal(out, answer); err != nil {
+			s.t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	return cmd.ProcessState.ExitCode(), stderr.String()
+}
+
+func (s *stage) overview() console.Overview {
+	s.t.Helper()
+	var v console.Overview
+	if code, errs := s.ask(&v, "status"); code != exitDone && code != exitFound {
+		s.t.Fatalf("status: %d, %s", code, errs)
+	}
+	return v
+}
+
+func (s *stage) sink(name string) console.SinkOverview {
+	s.t.Helper()
+	for _, sink := range s.overview().Sinks {
+		if sink.Name == name {
+			return sink
+		}
+	}
+	s.t.Fatalf("no sink %s", name)
+	return console.SinkOverview{}
+}
+
+// A person on call asks the daemon, steers it, and asks the journal once the
+// daemon is gone.
+func TestOperatorSeesAndSteers(t *testing.T) {
+	s := newStage(t, emulator.Config{Events: 60})
+	var refuses atomic.Bool
+	refuses.Store(true)
+	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if refuses.Load() && strings.Contains(string(body), "Miner") {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	}))
+	t.Cleanup(hook.Close)
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(strings.Replace(string(text), "sinks:\n", "sinks:\n  hook: {webhook: {url: \""+hook.URL+"\", allow_private: true}}\n", 1))
+
+	if code, errs := s.ask(nil, "status"); code != exitFailed || !strings.Contains(errs, "there is no journal") {
+		t.Errorf("before the first start: %d, %s", code, errs)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "state")); err == nil {
+		t.Error("looking made a state directory")
+	}
+	d := s.start("run", "-c", s.config)
+	s.until("ready", d, func() bool {
+		if _, err := os.Stat(filepath.Join(s.dir, "state", socketName)); err != nil {
+			return false
+		}
+		v := s.overview()
+		return v.Running && v.Ready.Ready && s.sink("hook").Dead > 0 && s.sink("hook").Behind == 0 && s.sink("archive").Behind == 0
+	})
+	if info, err := os.Stat(filepath.Join(s.dir, "state", socketName)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket: %v, %v", info.Mode(), err)
+	}
+
+	// Why is this alert not there?
+	var letters []console.Letter
+	if code, errs := s.ask(&letters, "deadletter", "list", "hook"); code != 0 || len(letters) == 0 || letters[0].Class != "poison" || letters[0].Raw != nil {
+		t.Fatalf("dead letters: %d, %s, %+v", code, errs, letters)
+	}
+	dead := letters[0]
+	for _, id := range []string{fmt.Sprintf("#%d", dead.Seq), dead.UID, dead.Finding, dead.Finding[strings.LastIndexByte(dead.Finding, ':')+1:]} {
+		var traced []console.Traced
+		if code, errs := s.ask(&traced, "trace", id); code != 0 || len(traced) != 1 || traced[0].Seq != dead.Seq || traced[0].RequestID == "" || traced[0].Sweep == "" {
+			t.Fatalf("trace %s: %d, %s, %+v", id, code, errs, traced)
+		}
+		for _, at := range traced[0].Sinks {
+			switch at.Sink {
+			case "hook":
+				if at.State != "dead" || !strings.Contains(at.Reason, "400") {
+					t.Errorf("hook: %+v", at)
+				}
+			default:
+				if at.State != "settled" || len(at.Receipts) != 1 || !at.Receipts[0].Accepted || at.Receipts[0].Answer == "" {
+					t.Errorf("%s: %+v", at.Sink, at)
+				}
+			}
+		}
+	}
+	if code, errs := s.ask(nil, "trace", "nosuch"); code != exitFound || !strings.Contains(errs, "no record of nosuch") {
+		t.Errorf("trace of nothing: %d, %s", code, errs)
+	}
+	if code, errs := s.ask(nil, "deadletter", "list", "nosuch"); code != exitUsage || !strings.Contains(errs, "there are: archive, hook, soc") {
+		t.Errorf("unknown sink: %d, %s", code, errs)
+	}
+
+	// One is dropped, the others are sent again once the receiver takes them.
+	var done console.Done
+	if code, errs := s.ask(&done, "deadletter", "drop", "hook", fmt.Sprint(dead.Seq)); code != 0 || done.Records != 1 {
+		t.Errorf("drop: %d, %s", code, errs)
+	}
+	if code, errs := s.ask(nil, "deadletter", "drop", "hook", fmt.Sprint(dead.Seq)); code != exitUsage || !strings.Contains(errs, "has no dead letter") {
+		t.Errorf("dropped twice: %d, %s", code, errs)
+	}
+	refuses.Store(false)
+	if code, errs := s.ask(&done, "deadletter", "retry", "hook", "--all"); code != 0 || done.Records != uint64(len(letters)-1) {
+		t.Errorf("retry: %d, %s, %+v", code, errs, done)
+	}
+	s.until("delivered what was dead", d, func() bool { return s.sink("hook").Dead == 0 })
+
+	// A paused sink gets nothing and keeps everything.
+	if code, errs := s.ask(nil, "sinks", "pause", "archive"); code != 0 {
+		t.Errorf("pause: %d, %s", code, errs)
+	}
+	s.until("paused", d, func() bool { return s.sink("archive").State == "paused" })
+	if code, errs := s.ask(nil, "sinks", "resume", "archive"); code != 0 {
+		t.Errorf("resume: %d, %s", code, errs)
+	}
+	s.until("resumed", d, func() bool { return s.sink("archive").State != "paused" })
+
+	// What was delivered is sent again.
+	before := s.lines()
+	if code, errs := s.ask(&done, "replay", "--sink", "archive", "--from", "1", "--wait"); code != 0 || done.Records < uint64(before) {
+		t.Errorf("replay: %d, %s, %+v", code, errs, done)
+	}
+	s.until("replayed", d, func() bool { return s.lines() >= 2*before })
+	for _, args := range [][]string{{"replay", "--sink", "archive"}, {"replay", "--from", "1"}, {"replay", "--sink", "archive", "--since", "soon"}, {"deadletter", "retry", "hook"}} {
+		if code, errs := s.ask(nil, args...); code != exitUsage || errs == "" {
+			t.Errorf("%v: %d, %s", args, code, errs)
+		}
+	}
+	if code, errs := s.ask(nil, "log-level", "debug"); code != 0 {
+		t.Errorf("log level: %d, %s", code, errs)
+	}
+
+	// The daemon is gone; the journal answers.
+	if err := d.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if v := s.overview(); v.Running || v.Journal.Records < 60 || s.sink("soc").State != "stopped" {
+		t.Errorf("without a daemon: %+v", v)
+	}
+	var traced []console.Traced
+	if code, errs := s.ask(&traced, "trace", dead.UID); code != 0 || len(traced) != 1 {
+		t.Errorf("trace without a daemon: %d, %s", code, errs)
+	}
+	if code, errs := s.ask(nil, "sinks", "pause", "archive"); code != exitFailed || !strings.Contains(errs, "no daemon runs") {
+		t.Errorf("pause without a daemon: %d, %s", code, errs)
+	}
+}
+
+// lines are those of the file sink.
+func (s *stage) lines() int {
+	text, _ := os.ReadFile(filepath.Join(s.dir, "out.jsonl"))
+	return strings.Count(string(text), "\n")
+}
+
+func TestSinceIsATimeOrADuration(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for text, want := range map[string]string{
+		"6h": "2026-01-01T21:04:05Z", "2025-12-31T00:00:00Z": "2025-12-31T00:00:00Z", "2025-12-31T00:00:00+08:00": "2025-12-30T16:00:00Z",
+		"-1h": "", "yesterday": "", "": "",
+	} {
+		got, err := sinceWhen(text, now)
+		if (err != nil) != (want == "") || err == nil && got.UTC().Format(time.RFC3339) != want {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+}
