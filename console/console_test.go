@@ -83,6 +83,40 @@ func TestPageEscapesWhatItShows(t *testing.T) {
 	}
 }
 
+// The page shows sweeps with their verdicts, and what a sink waits for.
+func TestPageShowsSweepsAndSinks(t *testing.T) {
+	now := time.Now()
+	s := console.New(console.Options{
+		Version: "1", Metrics: prometheus.NewRegistry(),
+		Sources: func() []poller.Status {
+			return []poller.Status{{Source: "prod", Kind: "risk_process", Account: "13", Known: 7}}
+		},
+		Sinks: func() []delivery.Status {
+			return []delivery.Status{{Name: "soc", State: delivery.Behind, Behind: 3, Oldest: now.Add(-time.Minute), Dead: 2, Replay: &delivery.Replay{After: 4, Until: 9}}}
+		},
+		Journal: func(context.Context) (journal.Status, error) {
+			return journal.Status{Bytes: 3 << 20, MaxBytes: 8 << 30, Gaps: make([]journal.Gap, 1)}, nil
+		},
+		Sweeps: func(_ context.Context, source, kind string, limit int) ([]journal.Certificate, error) {
+			if source != "prod" || kind != "risk_process" || limit < 10 {
+				t.Errorf("asked for %d sweeps of %s/%s", limit, source, kind)
+			}
+			return []journal.Certificate{
+				{Started: now.Add(-time.Second), Ended: now, Certified: true, Requests: 11, IDs: 1100, Records: 40},
+				{Started: now.Add(-2 * time.Second), Ended: now, Reason: "withheld", Detail: "<b>no list</b>", Records: 10},
+			}, nil
+		},
+	})
+	page := get(t, s, "localhost", "/").Body.String()
+	for _, want := range []string{
+		"certified", "withheld", "&lt;b&gt;no list&lt;/b&gt;", "width:100%", "width:25%", "3 MiB of 8 GiB", "1 gaps", "replay #4 of #9", "1m0s ago", ">1100<",
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no %q in:\n%s", want, page)
+		}
+	}
+}
+
 func TestOnlyLoopbackNamesAreServed(t *testing.T) {
 	s := server(poller.Status{}, delivery.Status{}, journal.Status{})
 	for host, want := range map[string]int{"127.0.0.1:9810": 200, "localhost": 200, "[::1]:9810": 200, "evil.example": http.StatusMisdirectedRequest} {

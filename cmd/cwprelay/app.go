@@ -193,7 +193,7 @@ func (a *app) listen(ctx context.Context) (net.Listener, error) {
 
 func (a *app) consoleOptions() console.Options {
 	return console.Options{
-		Version: version, Sources: a.sourceStatus, Sinks: a.sinkStatus, Journal: a.journal.Status, Metrics: a.reg,
+		Version: version, Sources: a.sourceStatus, Sinks: a.sinkStatus, Journal: a.journal.Status, Metrics: a.reg, Sweeps: a.journal.Certificates,
 	}
 }
 
