@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cwprelay/cwprelay/event"
+	"github.com/cwprelay/cwprelay/format"
 )
 
 // miner is a finding of a miner; status and flags vary by case.
@@ -135,5 +136,37 @@ func BenchmarkCondition(b *testing.B) {
 		if _, err := c.match(r); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Severities and masks of the configuration hold for conditions, for the
+// format, and for sinks that make their own messages.
+func TestRulesOfTheConfigurationHoldEverywhere(t *testing.T) {
+	rules, err := format.NewRules(format.Config{Severity: []format.SeverityRule{{VirusName: "*.Miner", Severity: "low"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode, err := format.New(format.Splunk, format.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := New(Options{Name: "soc", Rules: rules, Encoder: encode, Config: Config{When: `severity == low`}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !w.wants(miner(nil)) {
+		t.Error("the condition goes by another severity")
+	}
+	body, err := w.encodeTo(nil, miner(nil))
+	if err != nil || !strings.Contains(string(body), `"severity":"low"`) {
+		t.Errorf("encoded %s, %v", body, err)
+	}
+	own, err := New(Options{Name: "chat", Rules: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := miner(nil)
+	if _, err := own.encodeTo(nil, rec); err != nil || format.Of(rec).Severity != format.Low {
+		t.Errorf("a sink of its own messages sees %s, %v", format.Of(rec).Severity, err)
 	}
 }
