@@ -198,3 +198,53 @@ func TestSinceIsATimeOrADuration(t *testing.T) {
 		}
 	}
 }
+
+// Whatever goes wrong, the operator is told by name, and told again when it is
+// over.
+func TestEachTroubleHasAName(t *testing.T) {
+	s := newStage(t, emulator.Config{Events: 50, Rate: 2}) // changes, so that sinks have something to send
+	d := s.start("run", "-c", s.config)
+	reasons := func() string {
+		if _, err := os.Stat(filepath.Join(s.dir, "state", socketName)); err != nil {
+			return "not begun"
+		}
+		var codes []string
+		for _, r := range s.overview().Ready.Reasons {
+			codes = append(codes, r.Code+" "+r.About)
+		}
+		return strings.Join(codes, ", ")
+	}
+	s.until("ready", d, func() bool { return reasons() == "" })
+	for _, trouble := range []struct {
+		name, want string
+		begin, end func()
+	}{
+		{
+			"the key is revoked", "api_credentials source prod/risk_process",
+			func() { s.api.SetCredentials("AKIDother", "other", "") },
+			func() { s.api.SetCredentials(emulator.DefaultSecretID, emulator.DefaultSecretKey, "") },
+		},
+		{
+			"the API counts events and shows none", "no_certified_sweep source prod/risk_process",
+			func() { s.api.World().SetQuirks(emulator.Quirks{TotalOffset: 500}) },
+			func() { s.api.World().SetQuirks(emulator.Quirks{}) },
+		},
+		{
+			"the token of Splunk is revoked", "sink_halted sink soc",
+			func() { s.hec.DisableToken(true) },
+			func() { s.hec.DisableToken(false) },
+		},
+	} {
+		trouble.begin()
+		last := ""
+		s.until(trouble.name+" is told", d, func() bool { last = reasons(); return strings.Contains(last, trouble.want) })
+		if strings.Contains(last, ", ") {
+			t.Errorf("%s: told as %s", trouble.name, last)
+		}
+		trouble.end()
+		if strings.HasPrefix(trouble.want, "sink_halted") {
+			break // it is probed slowly, by minutes
+		}
+		s.until(trouble.name+" is over", d, func() bool { return reasons() == "" })
+	}
+}
