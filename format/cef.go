@@ -3,7 +3,6 @@ package format
 import (
 	"cmp"
 	"math"
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -150,12 +149,4 @@ func textEvent(a event.Action) textNames {
 	default:
 		return textNames{"detected", "RiskProcessDetected"}
 	}
-}
-
-// addressText returns an address as text, nothing for none.
-func addressText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }

@@ -91,6 +91,14 @@ func addressOf(text string) netip.Addr {
 	return a.Unmap()
 }
 
+// addressText returns an address as text, nothing for none.
+func addressText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
 // linkOf returns text if it is an absolute http or https URL, else nothing.
 func linkOf(text string) string {
 	text = strings.TrimSpace(text)
