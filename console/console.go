@@ -44,7 +44,7 @@ type Server struct {
 // New makes a console. It listens to nothing yet.
 func New(opt Options) *Server {
 	return &Server{opt: opt, page: template.Must(template.New("page").Funcs(template.FuncMap{
-		"age": age, "size": size, "took": took,
+		"age": age, "size": Size, "took": took,
 	}).Parse(pageText))}
 }
 
@@ -205,8 +205,8 @@ func age(t time.Time) string {
 // took is how long a sweep took.
 func took(c sweepView) string { return c.Ended.Sub(c.Started).Round(10 * time.Millisecond).String() }
 
-// size is a number of bytes, for people.
-func size(n int64) string {
+// Size is a number of bytes, for people: "579 KiB".
+func Size(n int64) string {
 	units := [...]string{"B", "KiB", "MiB", "GiB", "TiB"}
 	f, i := float64(n), 0
 	for f >= 1024 && i < len(units)-1 {

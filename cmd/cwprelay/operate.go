@@ -150,7 +150,7 @@ func writeStatus(w io.Writer, v console.Overview) {
 	_, _ = fmt.Fprintln(w)
 	table(w, rows...)
 	j := v.Journal
-	_, _ = fmt.Fprintf(w, "\nJournal: %d records (%d to %d), %d known events, %s of %s", j.Records, j.First, j.Last, j.Keys, size(j.Bytes), size(j.MaxBytes))
+	_, _ = fmt.Fprintf(w, "\nJournal: %d records (%d to %d), %d known events, %s of %s", j.Records, j.First, j.Last, j.Keys, console.Size(j.Bytes), console.Size(j.MaxBytes))
 	if j.Gaps > 0 {
 		_, _ = fmt.Fprintf(w, ", %d GAPS", j.Gaps)
 	}
@@ -169,16 +169,6 @@ func since(t time.Time) string {
 		return "never"
 	}
 	return time.Since(t).Round(time.Second).String() + " ago"
-}
-
-// size is a number of bytes, for people.
-func size(n int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	f, i := float64(n), 0
-	for f >= 1024 && i < len(units)-1 {
-		f, i = f/1024, i+1
-	}
-	return strconv.FormatFloat(f, 'g', 3, 64) + " " + units[i]
 }
 
 func traceCommand(p process) *cobra.Command {
