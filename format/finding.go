@@ -9,9 +9,10 @@ import (
 )
 
 // A Finding is what a record says: the vendor's fields in Go types, and what is
-// derived from them. It is read once for whatever looks at the same record
-// (condition, format, sink); workers that each read the record from the journal
-// have one each. It is shared between goroutines; nobody changes it.
+// derived from them. It is read once for whatever looks at the same record:
+// the journal hands sinks that read side by side the same record, so the
+// vendor's JSON is read once whatever their number. It is shared between
+// goroutines; nobody changes it.
 //
 // Strings are valid UTF-8 and at most 8 KiB long (CmdLine 32 KiB); empty means
 // null, missing or empty. They are what the vendor sent, so they may hold

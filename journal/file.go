@@ -58,6 +58,8 @@ type File struct {
 	dbMu sync.RWMutex // guards db, which a rescue replaces
 	db   *bolt.DB
 
+	recent recent
+
 	mu      sync.Mutex // guards the rest
 	last    uint64     // sequence of the newest record
 	changed chan struct{}

@@ -47,6 +47,9 @@ func TestOldRecordsAreTrimmedOnceEverySinkAndReplayHasPassedThem(t *testing.T) {
 		appendNow(t, f, 0, 100)
 		settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: 100}})
 		settle(t, f, journal.Settlement{Sink: "b", Cursor: journal.Cursor{Seq: 60}})
+		if _, err := f.Read(t.Context(), 0, 100, 0); err != nil {
+			t.Fatal(err)
+		}
 		first := func(wait time.Duration) uint64 {
 			time.Sleep(wait)
 			synctest.Wait()
@@ -59,6 +62,9 @@ func TestOldRecordsAreTrimmedOnceEverySinkAndReplayHasPassedThem(t *testing.T) {
 		settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: 100}, Replay: &replay})
 		if got := first(2 * time.Hour); got != 31 {
 			t.Errorf("first record kept is %d, want 31, where the replay is", got)
+		}
+		if rec, err := f.Get(t.Context(), 30); err != nil || rec != nil {
+			t.Errorf("a record that was trimmed is still given: %v, %v", rec, err)
 		}
 		replay.Ended = true
 		settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: 100}, Replay: &replay})

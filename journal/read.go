@@ -35,7 +35,7 @@ func (f *File) Read(ctx context.Context, after uint64, limit, maxBytes int) ([]*
 		size := 0
 		c := tx.Bucket([]byte("log")).Cursor()
 		for k, row := c.Seek(seqKey(after + 1)); k != nil && len(out) < limit; k, row = c.Next() {
-			rec, err := openRecord(k, row)
+			rec, err := f.recent.open(k, row)
 			if err != nil {
 				damaged = append(damaged, lastSeq(k))
 				continue
@@ -100,7 +100,7 @@ func (f *File) Get(ctx context.Context, seq uint64) (rec *event.Record, err erro
 		if row == nil {
 			return nil
 		}
-		rec, err = openRecord(seqKey(seq), row)
+		rec, err = f.recent.open(seqKey(seq), row)
 		return err
 	})
 	if errors.Is(err, errDamaged) {
@@ -337,7 +337,7 @@ func (f *File) sinkStatuses(tx *bolt.Tx, s *Status) error {
 			}
 		}
 		if key, row := log.Cursor().Seek(seqKey(from + 1)); key != nil && st.Behind > 0 {
-			if rec, err := openRecord(key, row); err == nil {
+			if rec, err := f.recent.open(key, row); err == nil {
 				st.Oldest = rec.ObservedAt
 			}
 		}

@@ -1,0 +1,89 @@
+package journal
+
+import (
+	"encoding/binary"
+	"sync"
+
+	"github.com/cwprelay/cwprelay/event"
+)
+
+// recentBytes bounds what recent keeps alive: a few batches of each sink that
+// is up to date.
+const recentBytes = 8 << 20
+
+// recent holds the records that were read last, so that sinks which read the
+// same records at about the same time share them: each is unpacked once, and
+// what is derived of it, above all the reading of the vendor's JSON, is made
+// once for all. Those that came first leave first.
+//
+// A record is known by its sequence and the checksum of its row, so one that a
+// failed commit left behind is never given for another.
+type recent struct {
+	mu    sync.Mutex
+	known map[uint64]*recentRecord
+	order []*recentRecord // from the oldest; a slice of a buffer that append renews
+	bytes int
+}
+
+type recentRecord struct {
+	rec  *event.Record
+	sum  uint32
+	size int
+}
+
+// rowSum is the checksum that a row bears.
+func rowSum(row []byte) uint32 {
+	if len(row) < rowHead {
+		return 0
+	}
+	return binary.BigEndian.Uint32(row[1:])
+}
+
+// open unpacks the record of a row, or gives the one that another reader made
+// of it.
+func (m *recent) open(key, row []byte) (*event.Record, error) {
+	if rec := m.find(lastSeq(key), rowSum(row)); rec != nil {
+		return rec, nil
+	}
+	rec, err := openRecord(key, row)
+	if err != nil {
+		return nil, err
+	}
+	return m.add(rec, rowSum(row)), nil
+}
+
+func (m *recent) find(seq uint64, sum uint32) *event.Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if have := m.known[seq]; have != nil && have.sum == sum {
+		return have.rec
+	}
+	return nil
+}
+
+// add keeps a record and returns it, or the one that another reader added
+// meanwhile.
+func (m *recent) add(rec *event.Record, sum uint32) *event.Record {
+	// What is derived of a record is about as large as the record.
+	r := &recentRecord{rec: rec, sum: sum, size: 2*len(rec.Raw) + 2<<10}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if have := m.known[rec.Seq]; have != nil && have.sum == sum {
+		return have.rec
+	}
+	if m.known == nil {
+		m.known = map[uint64]*recentRecord{}
+	}
+	m.known[rec.Seq] = r
+	m.order = append(m.order, r)
+	m.bytes += r.size
+	for m.bytes > recentBytes {
+		old := m.order[0]
+		m.order[0], m.order = nil, m.order[1:]
+		m.bytes -= old.size
+		if m.known[old.rec.Seq] == old {
+			delete(m.known, old.rec.Seq)
+		}
+	}
+	return rec
+}
