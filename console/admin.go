@@ -16,6 +16,7 @@ import (
 	"github.com/cwprelay/cwprelay/delivery"
 	"github.com/cwprelay/cwprelay/event"
 	"github.com/cwprelay/cwprelay/journal"
+	"github.com/cwprelay/cwprelay/poller"
 )
 
 // A Steered is the worker of a sink, as the admin side steers it.
@@ -25,6 +26,7 @@ type Steered interface {
 	EndReplay(ctx context.Context) error
 	Retry(ctx context.Context, seqs ...uint64) error
 	Drop(ctx context.Context, seqs ...uint64) error
+	Resend(ctx context.Context, records []*event.Record, filled []journal.Range) (refused int, err error)
 }
 
 // AdminOptions are what an Admin answers from.
@@ -34,6 +36,10 @@ type AdminOptions struct {
 	// Sink returns the worker of a configured sink, nil for any other name.
 	// Nil: no daemon runs, and what needs one is refused.
 	Sink func(name string) Steered
+	// Show makes a sweep of every source and returns what the API showed, with
+	// the records of what keep says true for; the error of a source is in its
+	// place. Nil: no source is open.
+	Show func(ctx context.Context, keep func(event.Key) bool) ([]*poller.Shown, []error)
 	// Level sets the level of the log by its name: debug, info, warn or error.
 	// Nil: no daemon runs.
 	Level func(name string) error
@@ -63,6 +69,7 @@ func NewAdmin(opt AdminOptions) *Admin {
 	handle := func(pattern string, f func(r *http.Request) (any, error)) {
 		a.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // a sweep takes its time
 			v, err := f(r)
 			if err != nil {
 				status := http.StatusInternalServerError
@@ -85,6 +92,7 @@ func NewAdmin(opt AdminOptions) *Admin {
 	handle("POST /v1/replay", a.replay)
 	handle("POST /v1/replay/end", a.endReplay)
 	handle("POST /v1/log", a.level)
+	handle("POST /v1/reconcile", a.reconcile)
 	return a
 }
 

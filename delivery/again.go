@@ -123,6 +123,42 @@ func (w *Worker) Drop(ctx context.Context, seqs ...uint64) error {
 	})
 }
 
+// resendPage is how many records of a resend are stored at once.
+const resendPage = 500
+
+// Resend sends records that the sink never got and that the journal no longer
+// holds: those of a gap, or of the time before the sink began. They are kept as
+// dead letters of the class "gap" before it returns, so they outlive a restart,
+// and are sent one by one as soon as nothing else waits; what is accepted leaves
+// the dead letters. Records that the sink's condition refuses are left out, and
+// their number is returned. filled are the records that the sink is no longer
+// owed once these are stored: see journal.Settlement.
+func (w *Worker) Resend(ctx context.Context, records []*event.Record, filled []journal.Range) (refused int, err error) {
+	var letters []journal.DeadLetter
+	for _, rec := range records {
+		if !w.wants(rec) {
+			refused++
+			continue
+		}
+		letters = append(letters, journal.DeadLetter{Record: rec, Class: classGap, Reason: "not sent yet: asked of the API again to fill a gap", At: time.Now().UTC()})
+	}
+	return refused, w.ask(ctx, func(r *run) error {
+		for len(letters) > 0 || len(filled) > 0 {
+			s := journal.Settlement{Sink: w.name, Cursor: r.stored, Dead: letters[:min(len(letters), resendPage)]}
+			if letters = letters[len(s.Dead):]; len(letters) == 0 {
+				s.Filled, filled = filled, nil // only once every record is kept
+			}
+			if err := w.journal.Settle(context.WithoutCancel(ctx), r.lease, s); err != nil {
+				return err
+			}
+			for _, l := range s.Dead {
+				r.graves = append(r.graves, l.Record.Seq)
+			}
+		}
+		return nil
+	})
+}
+
 func (r *run) settleReplay(ctx context.Context, next journal.Replay) error {
 	return r.w.journal.Settle(context.WithoutCancel(ctx), r.lease, journal.Settlement{
 		Sink: r.w.name, Cursor: r.stored, Replay: &next,
@@ -313,13 +349,14 @@ func (r *run) rebury(it item, class, reason string) {
 	})
 }
 
-// lookForStuck lists the stuck dead letters that are to be sent again, every
+// lookForStuck lists the stuck dead letters, and those of gaps, that are to be sent again, every
 // reviveLook.
 func (r *run) lookForStuck(now time.Time) error {
 	if now.Before(r.lookAt) {
 		return nil
 	}
 	r.lookAt = now.Add(reviveLook)
+	queued := len(r.graves)
 	for after := uint64(0); ; {
 		var page []journal.DeadLetter
 		err := r.w.repeat(r.ctx, "read the dead letters", func() (err error) {
@@ -331,7 +368,8 @@ func (r *run) lookForStuck(now time.Time) error {
 		}
 		for _, d := range page {
 			after = d.Record.Seq
-			if d.Class == classStuck && now.Sub(d.At) >= reviveEvery {
+			// Those of a gap were never sent: a restart came between.
+			if d.Class == classStuck && now.Sub(d.At) >= reviveEvery || d.Class == classGap && queued == 0 {
 				r.graves = append(r.graves, d.Record.Seq)
 			}
 		}

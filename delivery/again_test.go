@@ -334,3 +334,50 @@ func TestWithTheRealJournal(t *testing.T) {
 		t.Errorf("cursor %+v, %v", c, err)
 	}
 }
+
+func TestResendSendsWhatTheJournalNoLongerHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(701, 705)...)
+		var filled []journal.Range
+		j.onSettle = func(s journal.Settlement) {
+			if len(s.Filled) > 0 {
+				filled = s.Filled
+				if got := len(j.dead["soc"]) + len(s.Dead); got != 599 {
+					t.Errorf("the gap is closed with %d of its records kept, want 599", got)
+				}
+			}
+		}
+		d := &dest{answer: simply(func(_ int, seqs []uint64) error {
+			if seqs[0] == 7 {
+				return sinks.Poison(errors.New("400"))
+			}
+			return nil
+		})}
+		r := start(t, j, d, func(o *delivery.Options) { o.Config.When = `event_id != "e8"` })
+		after(time.Minute)
+		r.w.Pause(true)
+		refused, err := r.w.Resend(t.Context(), records(1, 600), []journal.Range{{First: 1, Last: 600}})
+		if err != nil || refused != 1 {
+			t.Fatalf("%d refused by the condition, %v", refused, err)
+		}
+		if diff := cmp.Diff([]journal.Range{{First: 1, Last: 600}}, filled); diff != "" {
+			t.Errorf("filled (-want +got):\n%s", diff)
+		}
+		// A restart comes between: what was to be sent is still sent.
+		r.close()
+		r = start(t, j, d)
+		after(time.Minute)
+		want := slices.DeleteFunc(span(1, 600), func(seq uint64) bool { return seq == 7 || seq == 8 })
+		if diff := cmp.Diff(want, d.got()[5:]); diff != "" {
+			t.Errorf("accepted (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(map[uint64]string{7: "poison"}, r.dead()); diff != "" {
+			t.Errorf("dead letters (-want +got):\n%s", diff)
+		}
+		if c := r.cursor(); c.Seq != 705 {
+			t.Errorf("cursor %+v", c)
+		}
+		r.close()
+	})
+}

@@ -15,6 +15,7 @@ const (
 	classPoison = "poison" // the destination refused the record, alone, while others passed
 	classStuck  = "stuck"  // the record alone got the same unclear answer for an hour, while others passed
 	classEncode = "encode" // the record has no form in the sink's format
+	classGap    = "gap"    // the record was never sent: it waits to fill a gap, and is not counted as refused
 )
 
 // sameAnswers is how often a batch gets the same unclassified answer before one

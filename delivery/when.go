@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/ast"
@@ -74,6 +75,7 @@ func functions() []string {
 // A condition decides which records a sink gets. It is used by one goroutine.
 type condition struct {
 	program *vm.Program
+	mu      sync.Mutex // guards vm and failed
 	vm      vm.VM
 	rules   *format.Rules   // nil: the built-in ones
 	failed  map[string]bool // failures that were logged
@@ -172,6 +174,8 @@ func (w *Worker) wants(r *event.Record) bool {
 	if w.when == nil {
 		return true
 	}
+	w.when.mu.Lock() // the reader, and a request to fill a gap
+	defer w.when.mu.Unlock()
 	ok, err := w.when.match(r)
 	if err == nil {
 		return ok

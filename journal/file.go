@@ -270,9 +270,9 @@ func (f *File) beginSinks(tx *bolt.Tx) error {
 		if b.Get([]byte(rule.Name)) != nil {
 			continue
 		}
-		var c Cursor
-		if rule.StartFrom == StartNow {
-			c.Seq = f.last
+		c := Cursor{Seq: f.last, Begin: f.last}
+		if first, _ := tx.Bucket([]byte("log")).Cursor().First(); first != nil && rule.StartFrom != StartNow {
+			c.Seq, c.Begin = lastSeq(first)-1, lastSeq(first)-1
 		}
 		if err := putJSON(b, rowCursor, []byte(rule.Name), c); err != nil {
 			return err

@@ -226,14 +226,22 @@ type Range struct{ First, Last uint64 }
 type Cursor struct {
 	Seq   uint64  // every record up to here is settled
 	Ahead []Range // settled behind it while something before them is not; ascending, disjoint
+	// Begin is where the sink began: it was never to get records up to here.
+	// The journal sets it; Settle keeps the stored one whatever it is given.
+	Begin uint64
 }
 
 // A Settlement is what became of records, as one sink's worker stores it.
 type Settlement struct {
-	Sink     string
-	Cursor   Cursor       // replaces the stored one; Seq never goes back
-	Dead     []DeadLetter // one of a record that is a dead letter already replaces that
-	Revived  []uint64     // records whose dead letters are removed
+	Sink    string
+	Cursor  Cursor       // replaces the stored one; Seq never goes back
+	Dead    []DeadLetter // one of a record that is a dead letter already replaces that
+	Revived []uint64     // records whose dead letters are removed
+	// Filled are records that the sink did not get, because of a Gap or because
+	// it began later, and that are accounted for from now on: by Dead, or by a
+	// later record of their key. They leave the sink's gaps, and Cursor.Begin
+	// goes back to the newest record before it that is not among them.
+	Filled   []Range
 	Receipts []Receipt
 	Memos    map[event.Key]string // "" removes
 	// Replay begins, moves on or ends the sink's replay; nil: it stays as it

@@ -151,3 +151,59 @@ func TestTooLittleFreeDiskRefusesAppends(t *testing.T) {
 		t.Errorf("append after settling: %v", err)
 	}
 }
+
+func TestGapsAreFilledExactly(t *testing.T) {
+	cfg := config(t.TempDir())
+	f := open(t, cfg, sinks(journal.SinkRule{Name: "a"}))
+	appendNow(t, f, 1, 30)
+	settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: 30}})
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// A sink that begins with what comes from now on was never to get the rest.
+	f = open(t, cfg, sinks(journal.SinkRule{Name: "a"}, journal.SinkRule{Name: "late", StartFrom: journal.StartNow}))
+	begin := func(sink string) uint64 {
+		c, err := f.Cursor(t.Context(), sink)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Begin
+	}
+	if a, late := begin("a"), begin("late"); a != 0 || late != 30 {
+		t.Fatalf("the sinks begin behind %d and %d, want 0 and 30", a, late)
+	}
+	settle(t, f, journal.Settlement{Sink: "late", Cursor: journal.Cursor{Seq: 30}, Filled: []journal.Range{{First: 1, Last: 12}, {First: 14, Last: 30}}})
+	if got := begin("late"); got != 13 {
+		t.Errorf("record 13 is still owed, and the sink begins behind %d", got)
+	}
+	settle(t, f, journal.Settlement{Sink: "late", Cursor: journal.Cursor{Seq: 30, Begin: 99}, Filled: []journal.Range{{First: 1, Last: 30}}})
+	if got := begin("late"); got != 0 {
+		t.Errorf("the sink begins behind %d although all is accounted for", got)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// A full journal makes a gap of a sink that may skip.
+	cfg = config(t.TempDir())
+	cfg.MaxBytes = 1 << 20
+	f = open(t, cfg, sinks(journal.SinkRule{Name: "slow", OnFull: journal.OnFullSkip}))
+	for from := 0; len(status(t, f).Gaps) == 0; from += 100 {
+		if err := fill(t, f, from, 100, 4<<10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gap := status(t, f).Gaps[0]
+	cursor, err := f.Cursor(t.Context(), "slow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := gap.Range.First + 3
+	settle(t, f, journal.Settlement{Sink: "slow", Cursor: cursor, Filled: []journal.Range{
+		{First: gap.Range.First, Last: lost - 1}, {First: lost + 1, Last: gap.Range.Last},
+	}})
+	gaps := status(t, f).Gaps
+	if len(gaps) != 1 || gaps[0].Range != (journal.Range{First: lost, Last: lost}) || gaps[0].Records != 1 || gaps[0].Reason != gap.Reason {
+		t.Errorf("what is left of %+v is %+v, want record %d alone", gap, gaps, lost)
+	}
+}

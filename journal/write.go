@@ -514,6 +514,70 @@ func (f *File) addGap(tx *bolt.Tx, g Gap) error {
 	return putJSON(b, rowGap, seqKey(n), g)
 }
 
+// fillGaps takes records out of the gaps of a sink.
+func fillGaps(tx *bolt.Tx, sink string, filled []Range) error {
+	b := tx.Bucket([]byte("gap"))
+	var touched [][]byte
+	var rest []Gap
+	err := b.ForEach(func(k, row []byte) error {
+		var g Gap
+		if err := decodeJSON(rowGap, k, row, &g); err != nil || g.Sink != sink {
+			return nil //nolint:nilerr // a damaged gap cannot be filled
+		}
+		left := subtract(g.Range, filled)
+		if len(left) == 1 && left[0] == g.Range {
+			return nil
+		}
+		touched = append(touched, bytes.Clone(k))
+		for _, r := range left {
+			piece := g
+			piece.Range, piece.Records = r, min(g.Records, int(r.Last-r.First+1))
+			rest = append(rest, piece)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range touched {
+		if err := b.Delete(k); err != nil {
+			return err
+		}
+	}
+	for _, g := range rest {
+		n, err := b.NextSequence()
+		if err != nil {
+			return err
+		}
+		if err := putJSON(b, rowGap, seqKey(n), g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// subtract returns what of r is in none of the ranges.
+func subtract(r Range, ranges []Range) []Range {
+	left := []Range{r}
+	for _, take := range ranges {
+		var next []Range
+		for _, l := range left {
+			if take.Last < l.First || l.Last < take.First {
+				next = append(next, l)
+				continue
+			}
+			if l.First < take.First {
+				next = append(next, Range{l.First, take.First - 1})
+			}
+			if take.Last < l.Last {
+				next = append(next, Range{take.Last + 1, l.Last})
+			}
+		}
+		left = next
+	}
+	return left
+}
+
 // cursors are those of the configured sinks.
 func (f *File) cursors(tx *bolt.Tx) (map[string]Cursor, error) {
 	out := map[string]Cursor{}
@@ -684,7 +748,18 @@ func (f *File) Settle(ctx context.Context, lease Lease, s Settlement) error {
 			return err
 		}
 		// A cursor never goes back: a full journal may have moved it on.
-		if err := putJSON(b, rowCursor, []byte(s.Sink), s.Cursor.movedTo(stored.Seq)); err != nil {
+		next := s.Cursor.movedTo(stored.Seq)
+		next.Begin = stored.Begin
+		if len(s.Filled) > 0 {
+			next.Begin = 0
+			if left := subtract(Range{1, stored.Begin}, s.Filled); len(left) > 0 {
+				next.Begin = left[len(left)-1].Last
+			}
+			if err := fillGaps(tx, s.Sink, s.Filled); err != nil {
+				return engine(err)
+			}
+		}
+		if err := putJSON(b, rowCursor, []byte(s.Sink), next); err != nil {
 			return engine(err)
 		}
 		dead := tx.Bucket([]byte("dead"))

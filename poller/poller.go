@@ -68,6 +68,9 @@ type Poller struct {
 	mu     sync.Mutex // guards status, which every goroutine of the poller writes
 	status Status
 
+	asked chan *showing
+	over  chan struct{} // closed when Run has ended
+
 	in   *intake       // set before the goroutines begin
 	mark atomic.Uint32 // number of the sweep that runs or ran last
 
@@ -86,15 +89,17 @@ func New(opt Options) (*Poller, error) {
 	}
 	return &Poller{
 		opt: opt, cfg: opt.Config, kind: opt.Kind, loc: loc,
-		log:    opt.Log.With(zap.String("source", opt.Source), zap.String("kind", opt.Kind.Name)),
-		turns:  turns{moved: make(chan struct{})},
+		log:   opt.Log.With(zap.String("source", opt.Source), zap.String("kind", opt.Kind.Name)),
+		turns: turns{moved: make(chan struct{})},
+		asked: make(chan *showing), over: make(chan struct{}),
 		status: Status{Source: opt.Source, Kind: opt.Kind.Name, SweepInterval: opt.Config.SweepInterval},
 	}, nil
 }
 
 // Run polls until ctx is done. It returns an error only if the program cannot
-// go on: the account is another one, or the journal is dead.
+// go on: the account is another one, or the journal is dead. It is called once.
 func (p *Poller) Run(ctx context.Context) error {
+	defer close(p.over)
 	return p.with(ctx, 0, func(ctx context.Context, in *intake) error {
 		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return p.sweeps(ctx, in) })
@@ -111,7 +116,7 @@ func (p *Poller) Once(ctx context.Context, tries int) (journal.Certificate, erro
 	err := p.with(ctx, tries, func(ctx context.Context, in *intake) error {
 		var err error
 		for range tries {
-			cert, err = p.sweep(ctx, in)
+			cert, err = p.sweep(ctx, in, nil)
 			if cert.Certified || ctx.Err() != nil || refused(err) {
 				break
 			}
@@ -208,9 +213,14 @@ func filterText(filters map[string]cwp.FilterValues) string {
 // sweeps runs sweep after sweep until ctx is done.
 func (p *Poller) sweeps(ctx context.Context, in *intake) error {
 	wait := newBackoff()
+	var next *showing // whoever asked for the next sweep
+	select {
+	case next = <-p.asked:
+	default:
+	}
 	for ctx.Err() == nil {
 		began := time.Now()
-		_, err := p.sweep(ctx, in)
+		_, err := p.sweep(ctx, in, next)
 		if errors.Is(err, errFatal) || ctx.Err() != nil {
 			return err
 		}
@@ -220,9 +230,23 @@ func (p *Poller) sweeps(ctx context.Context, in *intake) error {
 		} else {
 			wait.reset()
 		}
-		if err := sleep(ctx, max(pause, time.Second)); err != nil {
+		if next, err = p.pause(ctx, max(pause, time.Second)); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
+}
+
+// pause waits, or until somebody asks for a sweep.
+func (p *Poller) pause(ctx context.Context, d time.Duration) (*showing, error) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case next := <-p.asked:
+		return next, nil
+	case <-t.C:
+		return nil, nil //nolint:nilnil // nobody asked
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }

@@ -29,6 +29,7 @@ type sweep struct {
 	cert  journal.Certificate
 
 	requests atomic.Int64
+	showing  *showing // nil: nobody asked what it shows
 
 	mu       sync.Mutex // guards the rest, which the parts share
 	turnings []int64    // last sweep times of the answers read: where the list can be cut
@@ -43,12 +44,16 @@ type sweep struct {
 
 // sweep runs one sweep and leaves its certificate in the journal. The error is
 // why it ended early; a sweep that read everything and is not certified is no
-// error.
-func (p *Poller) sweep(ctx context.Context, in *intake) (journal.Certificate, error) {
+// error. show, if not nil, is told what it showed.
+func (p *Poller) sweep(ctx context.Context, in *intake, show *showing) (cert journal.Certificate, err error) {
+	if show != nil {
+		defer func() { show.done <- err }()
+	}
 	p.sweeping.Lock()
 	defer p.sweeping.Unlock()
 	now := time.Now()
 	s := p.newSweep(newID("s", now), now)
+	s.showing = show
 	var first bool
 	if err := in.do(ctx, func() error { first = in.source.FirstCertAt.IsZero(); return nil }); err != nil {
 		return s.cert, err
@@ -57,7 +62,7 @@ func (p *Poller) sweep(ctx context.Context, in *intake) (journal.Certificate, er
 		st.Progress = Progress{Running: true, First: first, Total: -1, Started: now}
 	})
 	p.turns.sweep(true)
-	err := s.read(ctx)
+	err = s.read(ctx)
 	p.turns.sweep(false)
 	if ctx.Err() != nil {
 		return s.cert, ctx.Err() // told to stop: this is no verdict about the list
@@ -132,7 +137,9 @@ func (s *sweep) ask(ctx context.Context, q cwp.Query) (*answer, error) {
 // take hands an answer to the intake and does not wait for it; the list of
 // what to wait for is the caller's.
 func (s *sweep) take(ctx context.Context, a *answer, owns func(int64) bool) (<-chan taken, error) {
-	return s.in.take(ctx, a, origin{id: s.id, number: int(s.requests.Load()), mark: s.mark, start: s.start}, owns)
+	by := origin{id: s.id, number: int(s.requests.Load()), mark: s.mark, start: s.start}
+	s.showing.see(s.p, a, by)
+	return s.in.take(ctx, a, by, owns)
 }
 
 // wait adds up what became of answers, and asks again for the seconds of items
@@ -505,7 +512,13 @@ func (s *sweep) end(ctx context.Context) error {
 	err := s.in.do(ctx, func() error {
 		c.IDs = s.in.set.Count(s.mark, math.MinInt64, math.MaxInt64)
 		c.Ended = time.Now().UTC()
-		return s.in.conclude(ctx, s)
+		if err := s.in.conclude(ctx, s); err != nil {
+			return err
+		}
+		if s.showing != nil {
+			s.showing.finish(s.in, *c)
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("store the certificate of sweep %s: %w", s.id, err)

@@ -55,7 +55,7 @@ func (a *app) admin() *console.Admin {
 		workers[s.Name] = a.workers[i]
 	}
 	return console.NewAdmin(console.AdminOptions{
-		Options: a.consoleOptions(), Store: a.journal, Level: func(name string) error { return a.level.UnmarshalText([]byte(name)) },
+		Options: a.consoleOptions(), Store: a.journal, Show: a.show, Level: func(name string) error { return a.level.UnmarshalText([]byte(name)) },
 		Sink: func(name string) console.Steered {
 			if w := workers[name]; w != nil {
 				return w
@@ -72,8 +72,8 @@ type operator struct {
 	close  func() error
 }
 
-// newOperator finds out which.
-func newOperator(ctx context.Context, cfg *config.Config) (*operator, error) {
+// newOperator finds out which; otherwise is called where no daemon runs.
+func newOperator(ctx context.Context, cfg *config.Config, otherwise func(*config.Config) (*operator, error)) (*operator, error) {
 	path := filepath.Join(cfg.State.Dir, socketName)
 	dial := func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", path) }
 	conn, err := dial(ctx)
@@ -89,14 +89,14 @@ func newOperator(ctx context.Context, cfg *config.Config) (*operator, error) {
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
 		return nil, fmt.Errorf("ask the running cwprelay: %w", err)
 	}
-	return offline(cfg)
+	if _, err := os.Stat(filepath.Join(cfg.State.Dir, "journal.db")); err != nil { // looking must not make one
+		return nil, fmt.Errorf("there is no journal in %s: name the right one by --state-dir or --config", cfg.State.Dir)
+	}
+	return otherwise(cfg)
 }
 
 // offline answers from the journal of a directory that no daemon runs on.
 func offline(cfg *config.Config) (*operator, error) {
-	if _, err := os.Stat(filepath.Join(cfg.State.Dir, "journal.db")); err != nil { // looking must not make one
-		return nil, fmt.Errorf("there is no journal in %s: name the right one by --state-dir or --config", cfg.State.Dir)
-	}
 	file, err := journal.Open(cfg.State, journal.Options{Sinks: sinkRules(cfg)})
 	if err != nil {
 		return nil, err
@@ -105,7 +105,11 @@ func offline(cfg *config.Config) (*operator, error) {
 		Version: version, Journal: file.Status, Metrics: prometheus.NewRegistry(),
 		Sources: func() []poller.Status { return nil }, Sinks: func() []delivery.Status { return nil },
 	}})
-	return &operator{client: http.Client{Transport: inProcess{admin}}, close: file.Close}, nil
+	return &operator{client: inProcessClient(admin), close: file.Close}, nil
+}
+
+func inProcessClient(admin *console.Admin) http.Client {
+	return http.Client{Transport: inProcess{admin}}
 }
 
 // inProcess answers requests by a handler of this process.

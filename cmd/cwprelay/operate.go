@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cwprelay/cwprelay/config"
 	"github.com/cwprelay/cwprelay/console"
 	"github.com/cwprelay/cwprelay/format"
 )
@@ -25,6 +26,7 @@ type asking struct {
 	p      process
 	flags  configFlags
 	output outputFlag
+	polls  bool // where no daemon runs, the verb needs the sources
 }
 
 // command makes a verb of what it does.
@@ -37,7 +39,11 @@ func (a *asking) command(c *cobra.Command, do func(ctx context.Context, o *opera
 		if err != nil {
 			return err
 		}
-		o, err := newOperator(cmd.Context(), cfg)
+		otherwise := offline
+		if a.polls {
+			otherwise = func(cfg *config.Config) (*operator, error) { return polling(cmd.Context(), a.p, cfg) }
+		}
+		o, err := newOperator(cmd.Context(), cfg, otherwise)
 		if err != nil {
 			return err
 		}

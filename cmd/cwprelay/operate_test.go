@@ -122,6 +122,15 @@ func TestOperatorSeesAndSteers(t *testing.T) {
 		t.Errorf("unknown sink: %d, %s", code, errs)
 	}
 
+	// Is anything missing?
+	var rec console.Reconciliation
+	if code, errs := s.ask(&rec, "reconcile", "--sink", "hook"); code != exitFound || rec.Agrees || len(rec.Differ) != len(letters) || len(rec.Sinks) != 1 || rec.Differ[0].Where != "hook" {
+		t.Errorf("reconcile with dead letters: %d, %s, %+v", code, errs, rec)
+	}
+	if code, errs := s.ask(&rec, "reconcile", "--sink", "archive"); code != 0 || !rec.Agrees || !rec.Sources[0].Certified {
+		t.Errorf("reconcile of a sink that has everything: %d, %s, %+v", code, errs, rec)
+	}
+
 	// One is dropped, the others are sent again once the receiver takes them.
 	var done console.Done
 	if code, errs := s.ask(&done, "deadletter", "drop", "hook", fmt.Sprint(dead.Seq)); code != 0 || done.Records != 1 {
@@ -174,6 +183,12 @@ func TestOperatorSeesAndSteers(t *testing.T) {
 	var traced []console.Traced
 	if code, errs := s.ask(&traced, "trace", dead.UID); code != 0 || len(traced) != 1 {
 		t.Errorf("trace without a daemon: %d, %s", code, errs)
+	}
+	if code, errs := s.ask(&rec, "reconcile"); code != 0 || !rec.Agrees || len(rec.Sinks) != 3 {
+		t.Errorf("reconcile without a daemon: %d, %s, %+v", code, errs, rec)
+	}
+	if code, errs := s.ask(nil, "reconcile", "--resend"); code != exitFailed || !strings.Contains(errs, "no daemon runs") {
+		t.Errorf("resend without a daemon: %d, %s", code, errs)
 	}
 	if code, errs := s.ask(nil, "sinks", "pause", "archive"); code != exitFailed || !strings.Contains(errs, "no daemon runs") {
 		t.Errorf("pause without a daemon: %d, %s", code, errs)
