@@ -40,6 +40,10 @@ type AdminOptions struct {
 	// the records of what keep says true for; the error of a source is in its
 	// place. Nil: no source is open.
 	Show func(ctx context.Context, keep func(event.Key) bool) ([]*poller.Shown, []error)
+	// Check reads all of the journal; Export writes a snapshot of it. Nil: it
+	// cannot be done.
+	Check  func(ctx context.Context) (journal.Checked, error)
+	Export func(ctx context.Context, w io.Writer) error
 	// Level sets the level of the log by its name: debug, info, warn or error.
 	// Nil: no daemon runs.
 	Level func(name string) error
@@ -93,7 +97,18 @@ func NewAdmin(opt AdminOptions) *Admin {
 	handle("POST /v1/replay/end", a.endReplay)
 	handle("POST /v1/log", a.level)
 	handle("POST /v1/reconcile", a.reconcile)
+	handle("GET /v1/state/check", func(r *http.Request) (any, error) { return opt.Check(r.Context()) })
+	a.mux.HandleFunc("GET /v1/state/export", a.export)
 	return a
+}
+
+// export streams the journal. An answer that breaks off is not whole.
+func (a *Admin) export(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if err := a.opt.Export(r.Context(), w); err != nil {
+		panic(http.ErrAbortHandler) // closes the connection before the end
+	}
 }
 
 // ServeHTTP answers the operator's verbs.

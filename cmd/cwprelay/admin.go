@@ -55,7 +55,7 @@ func (a *app) admin() *console.Admin {
 		workers[s.Name] = a.workers[i]
 	}
 	return console.NewAdmin(console.AdminOptions{
-		Options: a.consoleOptions(), Store: a.journal, Show: a.show, Level: func(name string) error { return a.level.UnmarshalText([]byte(name)) },
+		Options: a.consoleOptions(), Store: a.journal, Show: a.show, Check: a.journal.Check, Export: a.journal.Export, Level: func(name string) error { return a.level.UnmarshalText([]byte(name)) },
 		Sink: func(name string) console.Steered {
 			if w := workers[name]; w != nil {
 				return w
@@ -70,6 +70,7 @@ func (a *app) admin() *console.Admin {
 type operator struct {
 	client http.Client
 	close  func() error
+	file   *journal.File // nil: a daemon has it
 }
 
 // newOperator finds out which; otherwise is called where no daemon runs.
@@ -89,8 +90,8 @@ func newOperator(ctx context.Context, cfg *config.Config, otherwise func(*config
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
 		return nil, fmt.Errorf("ask the running cwprelay: %w", err)
 	}
-	if _, err := os.Stat(filepath.Join(cfg.State.Dir, "journal.db")); err != nil { // looking must not make one
-		return nil, fmt.Errorf("there is no journal in %s: name the right one by --state-dir or --config", cfg.State.Dir)
+	if !journal.IsThere(cfg.State.Dir) { // looking must not make one
+		return nil, noJournal(cfg)
 	}
 	return otherwise(cfg)
 }
@@ -101,11 +102,11 @@ func offline(cfg *config.Config) (*operator, error) {
 	if err != nil {
 		return nil, err
 	}
-	admin := console.NewAdmin(console.AdminOptions{Store: file, Options: console.Options{
+	admin := console.NewAdmin(console.AdminOptions{Store: file, Check: file.Check, Export: file.Export, Options: console.Options{
 		Version: version, Journal: file.Status, Metrics: prometheus.NewRegistry(),
 		Sources: func() []poller.Status { return nil }, Sinks: func() []delivery.Status { return nil },
 	}})
-	return &operator{client: inProcessClient(admin), close: file.Close}, nil
+	return &operator{client: inProcessClient(admin), close: file.Close, file: file}, nil
 }
 
 func inProcessClient(admin *console.Admin) http.Client {
@@ -148,6 +149,27 @@ func (o *operator) post(ctx context.Context, path string, question, answer any) 
 		return err
 	}
 	return o.do(ctx, http.MethodPost, path, body, answer)
+}
+
+// export writes a snapshot of the journal to w.
+func (o *operator) export(ctx context.Context, w io.Writer) error {
+	if o.file != nil {
+		return o.file.Export(ctx, w)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://cwprelay/v1/state/export", http.NoBody)
+	if err != nil {
+		return err
+	}
+	resp, err := o.client.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask the running cwprelay: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("the running cwprelay answered %d", resp.StatusCode)
+	} else if _, err = io.Copy(w, resp.Body); err != nil {
+		err = fmt.Errorf("the export is not whole: %w", err)
+	}
+	return errors.Join(err, resp.Body.Close())
 }
 
 func (o *operator) do(ctx context.Context, method, path string, body []byte, answer any) error {

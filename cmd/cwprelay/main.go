@@ -78,7 +78,7 @@ func run(ctx context.Context, p process) int {
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit(exitUsage, err) })
 	root.AddCommand(
-		runCommand(p), demoCommand(p), emulateCommand(p), checkCommand(p), sinksCommand(p), statusCommand(p), traceCommand(p), deadLetterCommand(p), replayCommand(p), reconcileCommand(p), logLevelCommand(p), normalizeCommand(p), configCommand(p), healthCommand(p), versionCommand(p), //nolint:contextcheck // a verb gets its context when it runs
+		runCommand(p), demoCommand(p), emulateCommand(p), checkCommand(p), sinksCommand(p), statusCommand(p), traceCommand(p), deadLetterCommand(p), replayCommand(p), reconcileCommand(p), stateCommand(p), logLevelCommand(p), normalizeCommand(p), configCommand(p), healthCommand(p), versionCommand(p), //nolint:contextcheck // a verb gets its context when it runs
 	)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

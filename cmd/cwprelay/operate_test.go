@@ -16,6 +16,7 @@ import (
 
 	"github.com/cwprelay/cwprelay/console"
 	"github.com/cwprelay/cwprelay/cwp/emulator"
+	"github.com/cwprelay/cwprelay/journal"
 )
 
 // ask runs a verb, decodes what it prints as JSON into answer, and returns its
@@ -170,6 +171,36 @@ func TestOperatorSeesAndSteers(t *testing.T) {
 		t.Errorf("log level: %d, %s", code, errs)
 	}
 
+	// A copy of the state, taken while it runs, goes on elsewhere.
+	var found journal.Checked
+	if code, errs := s.ask(&found, "state", "check"); code != 0 || !found.Sound() || found.Rows < 120 {
+		t.Errorf("state check: %d, %s, %+v", code, errs, found)
+	}
+	copied, elsewhere := filepath.Join(s.dir, "copy.db"), filepath.Join(s.dir, "elsewhere")
+	if code, errs := s.ask(nil, "state", "export", copied); code != 0 {
+		t.Errorf("state export: %d, %s", code, errs)
+	}
+	if info, err := os.Stat(copied); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the export: %v, %v", info, err)
+	}
+	for _, args := range [][]string{{"state", "export", copied}, {"state", "import", copied}} { // there is one already
+		if code, errs := s.ask(nil, args...); code != exitUsage || !strings.Contains(errs, "--force") {
+			t.Errorf("%v: %d, %s", args, code, errs)
+		}
+	}
+	for _, args := range [][]string{{"state", "import", copied, "--force"}, {"state", "compact"}} {
+		if code, errs := s.ask(nil, args...); code != exitFailed || !strings.Contains(errs, "in use by another process") {
+			t.Errorf("%v while it runs: %d, %s", args, code, errs)
+		}
+	}
+	if code, errs := s.ask(nil, "state", "import", copied, "--state-dir", elsewhere); code != 0 {
+		t.Errorf("state import: %d, %s", code, errs)
+	}
+	var copies []console.Traced
+	if code, errs := s.ask(&copies, "trace", dead.UID, "--state-dir", elsewhere); code != 0 || len(copies) != 1 {
+		t.Errorf("trace in the copy: %d, %s", code, errs)
+	}
+
 	// The daemon is gone; the journal answers.
 	if err := d.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -189,6 +220,9 @@ func TestOperatorSeesAndSteers(t *testing.T) {
 	}
 	if code, errs := s.ask(nil, "reconcile", "--resend"); code != exitFailed || !strings.Contains(errs, "no daemon runs") {
 		t.Errorf("resend without a daemon: %d, %s", code, errs)
+	}
+	if code, errs := s.ask(nil, "state", "compact"); code != 0 {
+		t.Errorf("state compact: %d, %s", code, errs)
 	}
 	if code, errs := s.ask(nil, "sinks", "pause", "archive"); code != exitFailed || !strings.Contains(errs, "no daemon runs") {
 		t.Errorf("pause without a daemon: %d, %s", code, errs)
