@@ -72,6 +72,15 @@ const (
 	ClassAnswer                   // the answer is JSON but not of the promised shape: Response or the list key is missing
 )
 
+// Classes are all classes.
+func Classes() []Class {
+	var out []Class
+	for c := ClassNetwork; c <= ClassAnswer; c++ {
+		out = append(out, c)
+	}
+	return out
+}
+
 // String names the class as metrics and logs do.
 func (c Class) String() string {
 	switch c {

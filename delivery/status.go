@@ -22,6 +22,9 @@ const (
 	OK       State = "ok"       // everything is settled
 )
 
+// States are all states, the most urgent first.
+func States() []State { return []State{Halted, Paused, Retrying, Behind, OK} }
+
 // A Status is a sink as its worker sees it.
 type Status struct {
 	Name   string

@@ -118,9 +118,27 @@ func (p *Poller) ask(ctx context.Context, q cwp.Query) (*answer, error) {
 			p.failed(err)
 			return nil, err
 		}
+		p.troubled(err)
 		if err := wait.sleep(ctx); err != nil {
 			return nil, err
 		}
+	}
+}
+
+// tellAfter is how long the API may fail before that is told, though it is
+// still being tried: one lost request is no news.
+const tellAfter = 10 * time.Second
+
+// troubled notes a failed try.
+func (p *Poller) troubled(err error) {
+	p.mu.Lock()
+	if p.trouble.IsZero() {
+		p.trouble = time.Now()
+	}
+	tell := time.Since(p.trouble) >= tellAfter
+	p.mu.Unlock()
+	if tell {
+		p.failed(err)
 	}
 }
 
@@ -160,6 +178,7 @@ func (p *Poller) failed(err error) {
 func (p *Poller) answered() {
 	var since time.Time
 	p.update(func(s *Status) {
+		p.trouble = time.Time{}
 		if s.Error != "" {
 			since = s.Since
 		}
@@ -199,13 +218,13 @@ func (p *Poller) countOdd(item *cwp.Item, at int64) {
 	p.count(func(m *Metrics) {
 		odd := func(what string) { m.odd.WithLabelValues(p.opt.Source, p.kind.Name, what).Inc() }
 		if item.NoID {
-			odd("id")
+			odd(oddID)
 		}
 		if at == noTime {
-			odd("time")
+			odd(oddTime)
 		}
 		if p.kind.Status(p.cfg.Dialect, item.Status).Symbol == event.UnknownStatus {
-			odd("status")
+			odd(oddStatus)
 		}
 	})
 }

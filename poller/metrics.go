@@ -1,6 +1,10 @@
 package poller
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/cwprelay/cwprelay/event"
+)
 
 // Metrics are the figures of all pollers of a process.
 type Metrics struct {
@@ -39,3 +43,29 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		odd:       counter("cwprelay_items_odd_total", "Items without a usable id, time or status.", "what"),
 	}
 }
+
+// begin makes every figure of a source be there from the start: a rate needs
+// the zero.
+func (m *Metrics) begin(source, kind string) {
+	m.sweeps.WithLabelValues(source, kind, "certified")
+	for _, a := range []event.Action{event.Detected, event.Redetected, event.StatusChanged, event.Closed, event.Reopened} {
+		m.records.WithLabelValues(source, kind, string(a))
+	}
+	for f := faultCount; f <= faultOrder; f++ {
+		m.rejected.WithLabelValues(source, kind, f.String())
+	}
+	for _, what := range []string{oddID, oddTime, oddStatus} {
+		m.odd.WithLabelValues(source, kind, what)
+	}
+	m.stale.WithLabelValues(source, kind)
+	for _, g := range []*prometheus.GaugeVec{m.duration, m.certified, m.newest, m.known} {
+		g.WithLabelValues(source, kind)
+	}
+}
+
+// What can be odd about an item.
+const (
+	oddID     = "id"
+	oddTime   = "time"
+	oddStatus = "status"
+)

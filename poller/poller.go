@@ -65,8 +65,9 @@ type Poller struct {
 	log   *zap.Logger
 	turns turns
 
-	mu     sync.Mutex // guards status, which every goroutine of the poller writes
-	status Status
+	mu      sync.Mutex // guards status and trouble, which every goroutine of the poller writes
+	status  Status
+	trouble time.Time // when the tries began to fail; zero while they do not
 
 	asked chan *showing
 	over  chan struct{} // closed when Run has ended
@@ -86,6 +87,9 @@ func New(opt Options) (*Poller, error) {
 	loc, err := time.LoadLocation(opt.Config.Timezone)
 	if err != nil {
 		return nil, fmt.Errorf("timezone: %w", err)
+	}
+	if opt.Metrics != nil {
+		opt.Metrics.begin(opt.Source, opt.Kind.Name)
 	}
 	return &Poller{
 		opt: opt, cfg: opt.Config, kind: opt.Kind, loc: loc,

@@ -3,6 +3,7 @@ package poller
 import (
 	"time"
 
+	"github.com/cwprelay/cwprelay/cwp"
 	"github.com/cwprelay/cwprelay/journal"
 )
 
@@ -49,14 +50,17 @@ func (p *Poller) update(f func(*Status)) {
 }
 
 // NotReady names why the source cannot be relied on at a moment, "" when it
-// can. No certified sweep ended within three times the longer of the sweep
-// interval and the last sweep, or the API refuses.
+// can: one of NotReadyCodes. No certified sweep ended within three times the
+// longer of the sweep interval and the last sweep, the API refuses or fails, or
+// it counts events that it does not give.
 func (s Status) NotReady(now time.Time) string {
 	switch {
 	case s.Full != "":
 		return "journal_full"
 	case s.Error != "":
 		return "api_" + s.ErrorClass
+	case !s.Last.Certified && s.Last.Reason == "withheld":
+		return "events_withheld"
 	case s.Certified.Ended.IsZero():
 		return "no_certified_sweep_yet"
 	}
@@ -65,4 +69,13 @@ func (s Status) NotReady(now time.Time) string {
 		return "no_certified_sweep"
 	}
 	return ""
+}
+
+// NotReadyCodes are all that NotReady can say.
+func NotReadyCodes() []string {
+	codes := []string{"journal_full", "events_withheld", "no_certified_sweep_yet", "no_certified_sweep"}
+	for _, class := range cwp.Classes() {
+		codes = append(codes, "api_"+class.String())
+	}
+	return codes
 }

@@ -200,8 +200,10 @@ func (a *app) consoleOptions() console.Options {
 // daemon polls and delivers until ctx is done.
 func (a *app) daemon(ctx context.Context, ln net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
+	server := console.New(a.consoleOptions())
+	a.reg.MustRegister(server.Collector())
 	if ln != nil {
-		g.Go(func() error { return console.New(a.consoleOptions()).Serve(ctx, ln) })
+		g.Go(func() error { return server.Serve(ctx, ln) })
 	}
 	if socket, err := a.listenAdmin(ctx); err != nil { // the daemon is of use without it
 		a.log.Warn("there is no admin socket: verbs such as status cannot ask this process", zap.Error(err))

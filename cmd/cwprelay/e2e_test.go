@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -86,7 +87,9 @@ func (s *stage) write(text string) {
 
 func (s *stage) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asProgram+"=1")
+	// Not what the tests themselves are told: it would be configuration.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "CWPRELAY_") })
+	cmd.Env = append(cmd.Env, asProgram+"=1")
 	return cmd
 }
 
@@ -197,6 +200,7 @@ func TestOnceDeliversEverything(t *testing.T) {
 // TestKilledProcessLosesNothing kills the program at random times, while the
 // list changes and a tenth of the answers of both sides are faulty.
 func TestKilledProcessLosesNothing(t *testing.T) {
+	t.Parallel()
 	kills := 30
 	if testing.Short() {
 		kills = 5

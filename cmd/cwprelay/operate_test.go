@@ -251,6 +251,7 @@ func TestSinceIsATimeOrADuration(t *testing.T) {
 // Whatever goes wrong, the operator is told by name, and told again when it is
 // over.
 func TestEachTroubleHasAName(t *testing.T) {
+	t.Parallel()
 	s := newStage(t, emulator.Config{Events: 50, Rate: 2}) // changes, so that sinks have something to send
 	d := s.start("run", "-c", s.config)
 	reasons := func() string {
@@ -274,9 +275,19 @@ func TestEachTroubleHasAName(t *testing.T) {
 			func() { s.api.SetCredentials(emulator.DefaultSecretID, emulator.DefaultSecretKey, "") },
 		},
 		{
-			"the API counts events and shows none", "no_certified_sweep source prod/risk_process",
-			func() { s.api.World().SetQuirks(emulator.Quirks{TotalOffset: 500}) },
+			"the API counts events and shows none", "events_withheld source prod/risk_process",
+			func() { s.api.World().SetQuirks(emulator.Quirks{CountedOnly: s.api.World().IDs()}) },
 			func() { s.api.World().SetQuirks(emulator.Quirks{}) },
+		},
+		{
+			"the clock is off", "api_clock source prod/risk_process",
+			func() { s.api.SetFaults(emulator.Faults{Codes: map[string]float64{"AuthFailure.SignatureExpire": 1}}) },
+			func() { s.api.SetFaults(emulator.Faults{}) },
+		},
+		{
+			"the API is silent", "api_network source prod/risk_process",
+			func() { s.api.SetFaults(emulator.Faults{Reset: 1}) },
+			func() { s.api.SetFaults(emulator.Faults{}) },
 		},
 		{
 			"the token of Splunk is revoked", "sink_halted sink soc",
