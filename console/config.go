@@ -13,6 +13,9 @@ type Config struct {
 	// opens no port. Only loopback addresses are accepted: the console has no
 	// authentication.
 	Listen string `koanf:"listen"`
+	// ShowCommands shows the command lines of the last events on the page,
+	// secrets masked. Default false.
+	ShowCommands bool `koanf:"show_commands"`
 }
 
 // Off is the value of Listen that opens no port.

@@ -2,9 +2,13 @@ package console_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +17,7 @@ import (
 
 	"github.com/cwprelay/cwprelay/console"
 	"github.com/cwprelay/cwprelay/delivery"
+	"github.com/cwprelay/cwprelay/event"
 	"github.com/cwprelay/cwprelay/journal"
 	"github.com/cwprelay/cwprelay/poller"
 )
@@ -78,7 +83,7 @@ func TestEachReasonTurnsItRed(t *testing.T) {
 
 func TestPageEscapesWhatItShows(t *testing.T) {
 	w := get(t, server(poller.Status{Source: "prod"}, delivery.Status{Name: "soc", State: delivery.Halted, HaltReason: "<script>alert(1)</script>"}, journal.Status{}), "localhost:9810", "/")
-	if w.Code != http.StatusOK || strings.Contains(w.Body.String(), "<script>") || !strings.Contains(w.Body.String(), "&lt;script&gt;") {
+	if w.Code != http.StatusOK || strings.Contains(w.Body.String(), "<script>alert") || !strings.Contains(w.Body.String(), "&lt;script&gt;") {
 		t.Errorf("status %d:\n%s", w.Code, w.Body)
 	}
 }
@@ -130,6 +135,76 @@ func TestListenIsLoopbackOnly(t *testing.T) {
 	for listen, ok := range map[string]bool{"127.0.0.1:9810": true, "localhost:1": true, "off": true, "0.0.0.0:9810": false, ":9810": false, "nonsense": false} {
 		if err := (console.Config{Listen: listen}).Validate(); (err == nil) != ok {
 			t.Errorf("%s: %v", listen, err)
+		}
+	}
+}
+
+// What attackers write is shown as text; command lines only where that is asked
+// for.
+func TestPageShowsTheLastEventsAsText(t *testing.T) {
+	hostile := `</script><img src=x onerror=alert(1)>"';` + "\u202e{{.Version}}"
+	for _, commands := range []bool{false, true} {
+		s := console.New(console.Options{
+			Version: "1", Metrics: prometheus.NewRegistry(), ShowCommands: commands,
+			Sources: func() []poller.Status { return nil },
+			Sinks: func() []delivery.Status {
+				return []delivery.Status{{Name: "soc", Cursor: journal.Cursor{Seq: 7, Ahead: []journal.Range{{First: 9, Last: 9}}}}, {Name: "hook", Cursor: journal.Cursor{Seq: 9}, Dead: 1}}
+			},
+			Journal: func(context.Context) (journal.Status, error) { return journal.Status{First: 1, Last: 9}, nil },
+			Records: func(_ context.Context, after uint64, limit int) ([]*event.Record, error) {
+				if after != 0 || limit < 9 {
+					t.Errorf("asked for %d records behind %d", limit, after)
+				}
+				return []*event.Record{{Seq: 7}, {Seq: 8}, {Seq: 9}}, nil
+			},
+			Describe: func(r *event.Record) console.Description {
+				return console.Description{Severity: "high", What: fmt.Sprint("event", r.Seq, hostile), Threat: hostile, Host: hostile, Command: "rm " + hostile}
+			},
+			Letters: func(_ context.Context, sink string, after uint64, _ int) ([]journal.DeadLetter, error) {
+				if sink == "hook" && after < 8 {
+					return []journal.DeadLetter{{Record: &event.Record{Seq: 8}}}, nil
+				}
+				return nil, nil
+			},
+		})
+		page := get(t, s, "localhost", "/").Body.String()
+		if strings.Contains(page, "<img") || strings.Count(page, "</script>") != 1 || strings.Contains(page, "event71") {
+			t.Errorf("what an event says is not text:\n%s", page)
+		}
+		if got := strings.Contains(page, "rm &lt;/script"); got != commands {
+			t.Errorf("show_commands %v, shown %v", commands, got)
+		}
+		for _, want := range []string{
+			`(?s)event9.*event8.*event7`,
+			`(?s)>event9[^\n]*<td class="good">settled</td><td class="good">settled</td>`,
+			`(?s)>event8[^\n]*<td class="some">waits</td><td class="bad">dead letter</td>`,
+			`(?s)>event7[^\n]*<td class="good">settled</td><td class="good">settled</td>`,
+		} {
+			if !regexp.MustCompile(want).MatchString(page) {
+				t.Errorf("no %s in:\n%s", want, page)
+			}
+		}
+	}
+}
+
+// The page may run its own script and no other, and ask nobody else.
+func TestPolicyAllowsTheScriptOfThePage(t *testing.T) {
+	w := get(t, server(poller.Status{}, delivery.Status{}, journal.Status{}), "localhost", "/")
+	_, rest, _ := strings.Cut(w.Body.String(), "<script>")
+	script, _, _ := strings.Cut(rest, "</script>")
+	sum := sha256.Sum256([]byte(script))
+	policy := w.Header().Get("Content-Security-Policy")
+	if len(script) < 100 || !strings.Contains(policy, "script-src 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"';") {
+		t.Errorf("the policy %s does not allow the script", policy)
+	}
+	for _, banned := range []string{"http://", "https://", "@import", "url("} {
+		if strings.Contains(w.Body.String(), banned) {
+			t.Errorf("the page refers to something outside: %s", banned)
+		}
+	}
+	for _, path := range []string{"/nosuch", "/healthz"} {
+		if h := get(t, server(poller.Status{}, delivery.Status{}, journal.Status{}), "localhost", path).Header(); h.Get("Content-Security-Policy") == "" || h.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s has no security headers: %v", path, h)
 		}
 	}
 }

@@ -34,6 +34,7 @@ type Client struct {
 	sts   *url.URL // nil: the account cannot be asked for
 	http  *http.Client
 	limit *limiter
+	sent  atomic.Uint64
 	skew  atomic.Int64 // nanoseconds that the server's clock is ahead of ours
 }
 
@@ -203,7 +204,14 @@ func asError(err error) *Error {
 	return &Error{Class: ClassNetwork, Err: err}
 }
 
+// Budget returns how many requests the client has sent, and how many a second it
+// may send now, which all clients of the same credentials and action share.
+func (c *Client) Budget() (sent uint64, perSecond float64) {
+	return c.sent.Load(), c.limit.perSecond() / spacing
+}
+
 func (c *Client) count(e *Error) {
+	c.sent.Add(1)
 	if c.opt.Metrics == nil {
 		return
 	}

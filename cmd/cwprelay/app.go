@@ -23,6 +23,7 @@ import (
 	"github.com/cwprelay/cwprelay/console"
 	"github.com/cwprelay/cwprelay/cwp"
 	"github.com/cwprelay/cwprelay/delivery"
+	"github.com/cwprelay/cwprelay/event"
 	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/journal"
 	"github.com/cwprelay/cwprelay/poller"
@@ -41,12 +42,14 @@ type app struct {
 	pollers []*poller.Poller
 	workers []*delivery.Worker
 	sinks   map[string]sinks.Sink
+	clients map[string]*cwp.Client // by source and kind
+	rules   *format.Rules
 	closers []func() error
 }
 
 // open opens everything. What was opened is closed again on an error.
 func open(cfg *config.Config, p process, log leveled) (a *app, err error) {
-	a = &app{cfg: cfg, log: log.Logger, level: log.level, reg: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{}}
+	a = &app{cfg: cfg, log: log.Logger, level: log.level, reg: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{}, clients: map[string]*cwp.Client{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.close())
@@ -83,6 +86,7 @@ func (a *app) openSinks(stdout io.Writer) error {
 	if err != nil {
 		return exit(exitConfig, fmt.Errorf("format.%w", err))
 	}
+	a.rules = rules
 	for _, name := range slices.Sorted(maps.Keys(a.cfg.Sinks)) {
 		cfg := a.cfg.Sinks[name]
 		sink, err := all.New(cfg.Kind, all.Options{Name: name, Format: cfg.Delivery.Format, Namespace: a.cfg.Format.Namespace, Stdout: stdout})
@@ -117,6 +121,7 @@ func (a *app) openSources(p process) error {
 				return exit(exitConfig, fmt.Errorf("sources.%s.%w", name, err))
 			}
 			a.closers = append(a.closers, func() error { client.Close(); return nil })
+			a.clients[name+"/"+kind] = client
 			opt := poller.Options{
 				Source: name, Kind: cwp.KindByName(kind), Config: src.Poll, Filters: src.API.Filters, API: client,
 				Rate: src.API.RequestsPerSecond, Journal: a.journal, Log: a.log.Named("poller"), Metrics: pollMetrics,
@@ -194,6 +199,26 @@ func (a *app) listen(ctx context.Context) (net.Listener, error) {
 func (a *app) consoleOptions() console.Options {
 	return console.Options{
 		Version: version, Sources: a.sourceStatus, Sinks: a.sinkStatus, Journal: a.journal.Status, Metrics: a.reg, Sweeps: a.journal.Certificates,
+		Describe: a.describe, Letters: a.journal.DeadLetters, ShowCommands: a.cfg.HTTP.ShowCommands,
+		Records: func(ctx context.Context, after uint64, limit int) ([]*event.Record, error) {
+			return a.journal.Read(ctx, after, limit, 0)
+		},
+		Budget: func(source, kind string) (uint64, float64) {
+			if c := a.clients[source+"/"+kind]; c != nil {
+				return c.Budget()
+			}
+			return 0, 0
+		},
+	}
+}
+
+// describe says what the page shows of a record.
+func (a *app) describe(rec *event.Record) console.Description {
+	f := a.rules.Read(rec)
+	const most = 120
+	return console.Description{
+		Severity: f.ThreatSeverity.String(), What: format.CleanLine(rec.Key.Kind+" "+f.Verb, most), Threat: format.CleanLine(f.VirusName, most),
+		Host: format.CleanLine(f.Host, most), Command: format.CleanLine(f.CmdLine, 2*most),
 	}
 }
 

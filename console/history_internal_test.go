@@ -1,0 +1,68 @@
+package console
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cwprelay/cwprelay/delivery"
+	"github.com/cwprelay/cwprelay/journal"
+	"github.com/cwprelay/cwprelay/poller"
+)
+
+// Rates, budget and lag follow from what was sampled; a count that begins anew
+// is no negative rate, and an hour is kept.
+func TestHistory(t *testing.T) {
+	var last, cursor, sent uint64
+	var oldest time.Time
+	s := New(Options{
+		Journal: func(context.Context) (journal.Status, error) { return journal.Status{Last: last}, nil },
+		Sinks: func() []delivery.Status {
+			st := delivery.Status{Name: "soc", Cursor: journal.Cursor{Seq: cursor}, Oldest: oldest}
+			if !oldest.IsZero() {
+				st.Behind = 1
+			}
+			return []delivery.Status{st}
+		},
+		Sources: func() []poller.Status { return []poller.Status{{Source: "prod", Kind: "k"}} },
+		Budget:  func(string, string) (uint64, float64) { return sent, 10 },
+	})
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s.sample(t.Context(), now)
+	if len(s.history.plots()) > 0 || s.history.rate("soc") != "" || s.history.budget("prod", "k") != "" {
+		t.Error("one sample says something")
+	}
+	step := func(in, out, requests uint64) {
+		last, cursor, sent, now = last+in, cursor+out, sent+requests, now.Add(sampleEvery)
+		s.sample(t.Context(), now)
+	}
+	for range 2 * samplesKept {
+		step(50, 20, 40)
+	}
+	oldest = now.Add(-time.Minute)
+	step(100, 20, 40)
+	if got := []string{s.history.rate("soc"), s.history.budget("prod", "k"), s.history.rate("nosuch")}; cmp.Diff([]string{"2", "4 of 10 requests/s", "0"}, got) != "" {
+		t.Errorf("rate and budget: %v", got)
+	}
+	plots := s.history.plots()
+	var got []string
+	for _, p := range plots {
+		got = append(got, p.Title+" "+p.Now+" of "+p.Most)
+		if strings.Count(p.Path, "L") != samplesKept-2 || !strings.HasPrefix(p.Path, "M0.") && !strings.HasPrefix(p.Path, "M1.") {
+			t.Errorf("%s: %d points, %.30s…", p.Title, strings.Count(p.Path, "L"), p.Path)
+		}
+	}
+	if diff := cmp.Diff([]string{"Taken in 10/s of 10/s", "Settled by all sinks 2/s of 2/s", "Oldest waiting record 1m10s of 1m10s"}, got); diff != "" {
+		t.Errorf("plots (-want +got):\n%s", diff)
+	}
+	last, cursor, sent = 3, 3, 3 // another journal
+	step(0, 0, 0)
+	for _, p := range s.history.plots() {
+		if strings.Contains(p.Now, "-") {
+			t.Errorf("%s is %s", p.Title, p.Now)
+		}
+	}
+}

@@ -1,0 +1,187 @@
+package console
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed" // the page
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/cwprelay/cwprelay/delivery"
+	"github.com/cwprelay/cwprelay/event"
+	"github.com/cwprelay/cwprelay/journal"
+	"github.com/cwprelay/cwprelay/poller"
+)
+
+//go:embed page.html
+var pageText string
+
+//go:embed page.js
+var pageScript string
+
+// policy allows the page its own style and its one script, and nothing else.
+func policy() string {
+	sum := sha256.Sum256([]byte(pageScript))
+	return "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
+		"'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+}
+
+// A Description is what the page shows of a record. It holds what an event
+// says, which attackers write: the page escapes it.
+type Description struct {
+	Severity string // "high"
+	What     string // "process detected"
+	Threat   string // name of the virus
+	Host     string
+	Command  string // command line, secrets masked; shown only with Options.ShowCommands
+}
+
+type view struct {
+	Version    string
+	Now        time.Time
+	Ready      Readiness
+	Sources    []sourceView
+	Sinks      []sinkView
+	Journal    journal.Status
+	Plots      []plot
+	ShowEvents bool
+	Events     []eventView
+	Script     template.JS
+}
+
+// sinkView is a sink with its rate.
+type sinkView struct {
+	delivery.Status
+	Rate string
+}
+
+// sourceView is a source with its last sweeps, the newest first.
+type sourceView struct {
+	poller.Status
+	Budget string
+	Sweeps []sweepView
+}
+
+type sweepView struct {
+	journal.Certificate
+	Share int // of its records in the most that one of the sweeps has, in percent
+}
+
+// eventView is a record and where it stands.
+type eventView struct {
+	Description
+	Seq    uint64
+	Seen   time.Time
+	Color  string
+	Stands []stand // beside the sinks
+}
+
+type stand struct{ Word, Color string }
+
+// How much of each the page shows.
+const (
+	sweepsShown = 12
+	eventsShown = 15
+)
+
+func (s *Server) sources(ctx context.Context) []sourceView {
+	var out []sourceView
+	for _, st := range s.opt.Sources() {
+		v := sourceView{Status: st, Budget: s.history.budget(st.Source, st.Kind)}
+		if s.opt.Sweeps != nil {
+			list, _ := s.opt.Sweeps(ctx, st.Source, st.Kind, sweepsShown) // a journal that fails is among the reasons
+			most := 1
+			for _, c := range list {
+				most = max(most, c.Records)
+			}
+			for _, c := range list {
+				v.Sweeps = append(v.Sweeps, sweepView{c, 100 * c.Records / most})
+			}
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// events are the newest records, the newest first.
+func (s *Server) events(ctx context.Context, st journal.Status, sinks []delivery.Status) []eventView {
+	if st.Last == 0 {
+		return nil
+	}
+	list, _ := s.opt.Records(ctx, max(st.Last, eventsShown)-eventsShown, eventsShown) // a journal that fails is among the reasons
+	var out []eventView
+	for _, rec := range slices.Backward(list) {
+		v := eventView{Description: s.opt.Describe(rec), Seq: rec.Seq, Seen: rec.ObservedAt}
+		if !s.opt.ShowCommands {
+			v.Command = ""
+		}
+		switch v.Severity {
+		case "critical", "high":
+			v.Color = "bad"
+		case "medium":
+			v.Color = "some"
+		}
+		for _, sink := range sinks {
+			v.Stands = append(v.Stands, s.stands(ctx, sink, rec))
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// stands says where a record stands at a sink.
+func (s *Server) stands(ctx context.Context, sink delivery.Status, rec *event.Record) stand {
+	if sink.Dead > 0 && s.opt.Letters != nil {
+		letters, err := s.opt.Letters(ctx, sink.Name, rec.Seq-1, 1)
+		if err == nil && len(letters) == 1 && letters[0].Record.Seq == rec.Seq {
+			return stand{"dead letter", "bad"}
+		}
+	}
+	inside := func(r journal.Range) bool { return r.First <= rec.Seq && rec.Seq <= r.Last }
+	if rec.Seq <= sink.Cursor.Seq || slices.ContainsFunc(sink.Cursor.Ahead, inside) {
+		return stand{"settled", "good"}
+	}
+	return stand{"waits", "some"}
+}
+
+func (s *Server) show(w http.ResponseWriter, r *http.Request) {
+	sinks := s.opt.Sinks()
+	v := view{
+		Version: s.opt.Version, Now: time.Now().UTC(), Ready: s.Readiness(r.Context()),
+		Sources: s.sources(r.Context()), Plots: s.history.plots(), Script: template.JS(pageScript), //nolint:gosec // it is ours
+	}
+	for _, sink := range sinks {
+		v.Sinks = append(v.Sinks, sinkView{sink, s.history.rate(sink.Name)})
+	}
+	v.Journal, _ = s.opt.Journal(r.Context()) // its error is among the reasons
+	if s.opt.Records != nil && s.opt.Describe != nil {
+		v.ShowEvents, v.Events = true, s.events(r.Context(), v.Journal, sinks)
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	_ = s.page.Execute(w, v) // the reader has gone
+}
+
+// age is how long ago a moment was, for people.
+func age(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return time.Since(t).Truncate(time.Second).String() + " ago"
+}
+
+// took is how long a sweep took.
+func took(c sweepView) string { return c.Ended.Sub(c.Started).Round(10 * time.Millisecond).String() }
+
+// Size is a number of bytes, for people: "579 KiB".
+func Size(n int64) string {
+	units := [...]string{"B", "KiB", "MiB", "GiB", "TiB"}
+	f, i := float64(n), 0
+	for f >= 1024 && i < len(units)-1 {
+		f, i = f/1024, i+1
+	}
+	return fmt.Sprintf("%.3g %s", f, units[i])
+}
