@@ -69,7 +69,7 @@ func (l *loader) walk(n *yaml.Node, path string) {
 			return
 		}
 		if text, ok := l.expand(n, path); ok {
-			l.set(path, text, l.at(n))
+			l.set(path, text, l.from(n))
 		} else {
 			l.set(path, "", l.at(n))
 			l.failed[path] = true
@@ -123,12 +123,30 @@ func (l *loader) mapping(n *yaml.Node, path string) {
 	}
 }
 
+// from is the place of a value, with what it refers to.
+func (l *loader) from(n *yaml.Node) place {
+	p := l.at(n)
+	for _, m := range reference().FindAllString(n.Value, -1) {
+		if name, ok := strings.CutPrefix(m, "${"); ok {
+			name, _, _ = strings.Cut(strings.TrimSuffix(name, "}"), ":-")
+			if file, isFile := strings.CutPrefix(name, "file:"); isFile {
+				p.refs = append(p.refs, file)
+			} else {
+				p.refs = append(p.refs, "$"+name)
+			}
+		}
+	}
+	return p
+}
+
+// reference finds ${…}, and the $${…} that stands for one.
+func reference() *regexp.Regexp { return regexp.MustCompile(`\$?\$\{[^}]*\}`) }
+
 // expand replaces ${VAR}, ${VAR:-default} and ${file:/path} in a value. $${
 // stands for ${ itself.
 func (l *loader) expand(n *yaml.Node, path string) (string, bool) {
 	ok := true
-	reference := regexp.MustCompile(`\$?\$\{[^}]*\}`)
-	text := reference.ReplaceAllStringFunc(n.Value, func(m string) string {
+	text := reference().ReplaceAllStringFunc(n.Value, func(m string) string {
 		if strings.HasPrefix(m, "$$") {
 			return m[1:]
 		}

@@ -36,6 +36,7 @@ const envConfig = "CWPRELAY_CONFIG"
 type place struct {
 	text string // "cwprelay.yaml:12", "CWPRELAY_LOG__LEVEL", "--log-level"
 	line int
+	refs []string // what ${…} of the file took the value from: "$TOKEN", "/run/token"
 }
 
 // A loader collects values and mistakes.
@@ -56,6 +57,12 @@ type located struct {
 
 // Load reads the configuration. Its error names every mistake, a line each.
 func Load(opt Options) (*Config, error) {
+	cfg, _, err := load(opt)
+	return cfg, err
+}
+
+// load also returns where each value came from, by path.
+func load(opt Options) (*Config, map[string]place, error) {
 	l := &loader{values: map[string]any{}, places: map[string]place{}, env: map[string]string{}, path: opt.Path, failed: map[string]bool{}}
 	for _, kv := range opt.Environ {
 		if name, value, ok := strings.Cut(kv, "="); ok {
@@ -64,7 +71,7 @@ func Load(opt Options) (*Config, error) {
 	}
 	if opt.Path != "" {
 		if err := l.readFile(opt.Path); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	l.readEnv()
@@ -85,9 +92,9 @@ func Load(opt Options) (*Config, error) {
 		cfg = &full
 	}
 	if len(l.errs) > 0 {
-		return nil, l.err()
+		return nil, nil, l.err()
 	}
-	return cfg, nil
+	return cfg, l.places, nil
 }
 
 func mapKeys[V any](m map[string]V) func(func(string) bool) {

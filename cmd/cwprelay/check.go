@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -117,13 +118,57 @@ func configCommand(p process) *cobra.Command {
 		},
 	}
 	flags.add(show)
-	c.AddCommand(show, &cobra.Command{
+	c.AddCommand(show, explainCommand(p), &cobra.Command{
+		Use: "schema", Short: "Print the JSON Schema of the file, for editors", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := io.WriteString(p.stdout, config.Schema())
+			return err
+		},
+	}, &cobra.Command{
 		Use: "example", Short: "Print a commented sample", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := io.WriteString(p.stdout, config.Example())
 			return err
 		},
 	})
+	return c
+}
+
+func explainCommand(p process) *cobra.Command {
+	a := &asking{p: p, output: textOutput}
+	c := &cobra.Command{
+		Use: "explain [KEY...]", Short: "Print each value in force and where it came from, secrets masked",
+		Long: `Prints each value in force, and whether a flag, a variable, a line of the file or
+a default gave it, with what ${...} took it from. With keys: only what is below
+them.`,
+		Example: "  cwprelay config explain sinks.soc state",
+		RunE: func(_ *cobra.Command, keys []string) error {
+			values, err := config.Explain(a.flags.options(p))
+			if err != nil {
+				return badConfig(err)
+			}
+			below := func(v config.Value) bool {
+				return len(keys) == 0 || slices.ContainsFunc(keys, func(k string) bool { return v.Path == k || strings.HasPrefix(v.Path, k+".") })
+			}
+			values = slices.DeleteFunc(values, func(v config.Value) bool { return !below(v) })
+			if len(values) == 0 {
+				return exit(exitUsage, fmt.Errorf("nothing is set below %s", strings.Join(keys, ", ")))
+			}
+			return a.show(values, func(w io.Writer) {
+				rows := [][]string{{"KEY", "VALUE", "FROM"}}
+				for _, v := range values {
+					from := v.Origin
+					if len(v.From) > 0 {
+						from += ", " + strings.Join(v.From, ", ")
+					}
+					rows = append(rows, []string{v.Path, v.Value, from})
+				}
+				table(w, rows...)
+			})
+		},
+	}
+	a.flags.add(c)
+	c.Flags().VarP(&a.output, "output", "o", "text or json")
 	return c
 }
 

@@ -32,7 +32,8 @@ func (f *configFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.stateDir, "state-dir", "", "state directory, instead of state.dir")
 }
 
-func (f *configFlags) load(p process) (*config.Config, error) {
+// options say where the configuration comes from.
+func (f *configFlags) options(p process) config.Options {
 	flags := map[string]string{}
 	if f.logLevel != "" {
 		flags["log.level"] = f.logLevel
@@ -44,11 +45,19 @@ func (f *configFlags) load(p process) (*config.Config, error) {
 	if path == "" {
 		path = lookup(p.environ)("CWPRELAY_CONFIG")
 	}
-	cfg, err := config.Load(config.Options{Path: path, Environ: p.environ, Flags: flags})
+	return config.Options{Path: path, Environ: p.environ, Flags: flags}
+}
+
+func (f *configFlags) load(p process) (*config.Config, error) {
+	cfg, err := config.Load(f.options(p))
 	if err != nil {
-		return nil, exit(exitConfig, fmt.Errorf("the configuration cannot be used:\n%w", err))
+		return nil, badConfig(err)
 	}
 	return cfg, nil
+}
+
+func badConfig(err error) error {
+	return exit(exitConfig, fmt.Errorf("the configuration cannot be used:\n%w", err))
 }
 
 func runCommand(p process) *cobra.Command {
