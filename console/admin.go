@@ -86,6 +86,7 @@ func NewAdmin(opt AdminOptions) *Admin {
 			writeJSON(w, http.StatusOK, v)
 		})
 	}
+	handle("GET /v1/health", func(*http.Request) (any, error) { return map[string]bool{"alive": true}, nil })
 	handle("GET /v1/status", a.status)
 	handle("GET /v1/trace", a.trace)
 	handle("GET /v1/deadletters", a.deadLetters)

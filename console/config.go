@@ -2,7 +2,6 @@ package console
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net"
 )
@@ -10,9 +9,14 @@ import (
 // Config says where the console listens.
 type Config struct {
 	// Listen is the address of the HTTP side, default 127.0.0.1:9810; "off"
-	// opens no port. Only loopback addresses are accepted: the console has no
-	// authentication.
+	// opens no port. An address that is not loopback needs token_file, or tls
+	// with client_ca_file.
 	Listen string `koanf:"listen"`
+	// TokenFile holds the token (20 characters or more) that requests must bear:
+	// as a bearer token, or as the password of any user. Read again when it
+	// changes. /healthz needs none.
+	TokenFile string `koanf:"token_file"`
+	TLS       TLS    `koanf:"tls"`
 	// ShowCommands shows the command lines of the last events on the page,
 	// secrets masked. Default false.
 	ShowCommands bool `koanf:"show_commands"`
@@ -32,15 +36,8 @@ func (c Config) Validate() error {
 	if c.Listen == Off {
 		return nil
 	}
-	host, _, err := net.SplitHostPort(c.Listen)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen: %q is not host:port; use one like 127.0.0.1:9810, or off", c.Listen)
 	}
-	if host == "localhost" {
-		return nil
-	}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return errors.New("listen: only a loopback address is accepted, such as 127.0.0.1:9810: the console has no authentication; put a reverse proxy in front of it, or use off")
-	}
-	return nil
+	return c.validateAccess()
 }

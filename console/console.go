@@ -41,6 +41,7 @@ type Options struct {
 	Records  func(ctx context.Context, after uint64, limit int) ([]*event.Record, error)
 	Describe func(*event.Record) Description
 	Letters  func(ctx context.Context, sink string, after uint64, limit int) ([]journal.DeadLetter, error)
+	Access   *Access // who is answered; nil: everybody on this machine
 	// ShowCommands shows command lines on the page.
 	ShowCommands bool
 	// Budget returns how many requests a source has sent, and how many a second
@@ -119,8 +120,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// A page of another site must not read this one under a name of its own.
-	if !localName(r.Host) {
+	if !s.opt.Access.guards() && !localName(r.Host) {
 		http.Error(w, "unknown host name", http.StatusMisdirectedRequest)
+		return
+	}
+	if !s.opt.Access.allow(w, r) {
 		return
 	}
 	switch r.URL.Path {
@@ -164,7 +168,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	watching.Go(func() { s.watch(ctx) })
-	return serve(ctx, ln, s)
+	return serve(ctx, s.opt.Access.listener(ln), s)
 }
 
 func serve(ctx context.Context, ln net.Listener, handler http.Handler) error {

@@ -43,6 +43,7 @@ type app struct {
 	workers []*delivery.Worker
 	sinks   map[string]sinks.Sink
 	clients map[string]*cwp.Client // by source and kind
+	access  *console.Access
 	rules   *format.Rules
 	closers []func() error
 }
@@ -55,6 +56,12 @@ func open(cfg *config.Config, p process, log leveled) (a *app, err error) {
 			err = errors.Join(err, a.close())
 		}
 	}()
+	if a.access, err = console.NewAccess(cfg.HTTP); err != nil {
+		return a, exit(exitConfig, err)
+	}
+	if a.access.Open() {
+		a.log.Warn("the console's token goes over the network unencrypted: set http.tls, or put a proxy with TLS before it")
+	}
 	a.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.journal, err = journal.Open(cfg.State, journal.Options{
 		Sinks: sinkRules(cfg), Registerer: a.reg,
@@ -199,7 +206,7 @@ func (a *app) listen(ctx context.Context) (net.Listener, error) {
 func (a *app) consoleOptions() console.Options {
 	return console.Options{
 		Version: version, Sources: a.sourceStatus, Sinks: a.sinkStatus, Journal: a.journal.Status, Metrics: a.reg, Sweeps: a.journal.Certificates,
-		Describe: a.describe, Letters: a.journal.DeadLetters, ShowCommands: a.cfg.HTTP.ShowCommands,
+		Describe: a.describe, Letters: a.journal.DeadLetters, ShowCommands: a.cfg.HTTP.ShowCommands, Access: a.access,
 		Records: func(ctx context.Context, after uint64, limit int) ([]*event.Record, error) {
 			return a.journal.Read(ctx, after, limit, 0)
 		},

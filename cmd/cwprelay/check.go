@@ -172,28 +172,59 @@ them.`,
 	return c
 }
 
-// healthCommand asks a running daemon; the image has no other program to.
+// healthCommand asks a running daemon; the image has no other program to. The
+// socket answers however the console is guarded.
 func healthCommand(p process) *cobra.Command {
+	var flags configFlags
 	var address string
 	c := &cobra.Command{
 		Use: "health", Short: "Ask a running cwprelay whether it is alive", Args: cobra.NoArgs, Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, "http://"+address+"/healthz", http.NoBody)
-			if err != nil {
-				return exit(exitUsage, err)
+			ctx, cancel := context.WithTimeout(cmd.Context(), 5*time.Second)
+			defer cancel()
+			var err error
+			if address != "" {
+				err = healthAt(ctx, address)
+			} else {
+				err = healthBySocket(ctx, &flags, p)
 			}
-			resp, err := (&http.Client{Timeout: 5 * time.Second}).Do(req)
 			if err != nil {
 				return exit(exitFailed, fmt.Errorf("not alive: %w", err))
-			}
-			defer func() { _ = resp.Body.Close() }() // only the status matters
-			if resp.StatusCode != http.StatusOK {
-				return exit(exitFailed, fmt.Errorf("not alive: %s", resp.Status))
 			}
 			_, err = fmt.Fprintln(p.stdout, "alive")
 			return err
 		},
 	}
-	c.Flags().StringVar(&address, "address", "127.0.0.1:9810", "of its console")
+	flags.add(c)
+	c.Flags().StringVar(&address, "address", "", "of its console, host:port; default: ask over the socket in the state directory")
 	return c
+}
+
+func healthBySocket(ctx context.Context, flags *configFlags, p process) error {
+	cfg, err := flags.load(p)
+	if err != nil {
+		return err
+	}
+	o, err := newOperator(ctx, cfg, func(*config.Config) (*operator, error) { return nil, errors.New("no daemon runs") })
+	if err != nil {
+		return err
+	}
+	var answer map[string]bool
+	return errors.Join(o.get(ctx, "/v1/health", nil, &answer), o.close())
+}
+
+func healthAt(ctx context.Context, address string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/healthz", http.NoBody)
+	if err != nil {
+		return err
+	}
+	resp, err := (&http.Client{}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // only the status matters
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
 }

@@ -92,6 +92,10 @@ func TestOperatorSeesAndSteers(t *testing.T) {
 		t.Errorf("the socket: %v, %v", info.Mode(), err)
 	}
 
+	if code, errs := s.run("health", "-c", s.config); code != 0 {
+		t.Errorf("health: %d, %s", code, errs)
+	}
+
 	// Why is this alert not there?
 	var letters []console.Letter
 	if code, errs := s.ask(&letters, "deadletter", "list", "hook"); code != 0 || len(letters) == 0 || letters[0].Class != "poison" || letters[0].Raw != nil {
@@ -210,6 +214,9 @@ func TestOperatorSeesAndSteers(t *testing.T) {
 	}
 	if v := s.overview(); v.Running || v.Journal.Records < 60 || s.sink("soc").State != "stopped" {
 		t.Errorf("without a daemon: %+v", v)
+	}
+	if code, errs := s.run("health", "-c", s.config); code != exitFailed || !strings.Contains(errs, "no daemon runs") {
+		t.Errorf("health without a daemon: %d, %s", code, errs)
 	}
 	var traced []console.Traced
 	if code, errs := s.ask(&traced, "trace", dead.UID); code != 0 || len(traced) != 1 {

@@ -142,7 +142,11 @@ func openDaemon(ctx context.Context, cfg *config.Config, p process, log leveled)
 // returns.
 func (a *app) serve(ctx context.Context, ln net.Listener, stderr io.Writer, hangup <-chan os.Signal, r *reloader) (next *config.Config, err error) {
 	if ln != nil {
-		a.log.Info("console: http://" + ln.Addr().String() + "/")
+		scheme := "http://"
+		if a.cfg.HTTP.TLS.CertFile != "" {
+			scheme = "https://"
+		}
+		a.log.Info("console: " + scheme + ln.Addr().String() + "/")
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
