@@ -34,6 +34,9 @@ func (a *asking) command(c *cobra.Command, do func(ctx context.Context, o *opera
 	a.output = textOutput
 	a.flags.add(c)
 	c.Flags().VarP(&a.output, "output", "o", "text or json")
+	if strings.Contains(c.Use, " SINK") || strings.Contains(c.Use, " NAME") {
+		c.ValidArgsFunction = a.flags.sinkNames(a.p)
+	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := a.flags.load(a.p)
 		if err != nil {
@@ -428,6 +431,7 @@ are there.`,
 		return a.follow(ctx, o, sink)
 	})
 	c.Flags().StringVar(&sink, "sink", "", "the sink")
+	a.flags.completeSink(c, p)
 	c.Flags().StringVar(&since, "since", "", "a time (RFC 3339) or how long ago (6h): records observed since then")
 	c.Flags().Uint64Var(&from, "from", 0, "sequence of the first record")
 	c.Flags().BoolVar(&end, "end", false, "end the replay that runs; what was sent stays sent")

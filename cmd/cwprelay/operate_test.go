@@ -242,6 +242,36 @@ func (s *stage) lines() int {
 	return strings.Count(string(text), "\n")
 }
 
+// Wherever a sink is to be named, the shell knows the configured ones.
+func TestSinkNamesAreCompleted(t *testing.T) {
+	s := newStage(t, emulator.Config{})
+	for _, words := range [][]string{
+		{"sinks", "test"},
+		{"sinks", "setup"},
+		{"sinks", "pause"},
+		{"sinks", "resume"},
+		{"deadletter", "list"},
+		{"deadletter", "show"},
+		{"deadletter", "retry"},
+		{"deadletter", "drop"},
+		{"deadletter", "export"},
+		{"replay", "--sink"},
+		{"reconcile", "--sink"},
+	} {
+		args := append([]string{"__complete"}, words[:1]...)
+		if strings.HasPrefix(words[1], "--") {
+			args = append(args, "-c", s.config, words[1], "")
+		} else {
+			args = append(args, words[1], "-c", s.config, "")
+		}
+		cmd := s.command(args...)
+		out, err := cmd.Output()
+		if err != nil || !strings.HasPrefix(string(out), "archive\nsoc\n:4") {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
+}
+
 func TestSinceIsATimeOrADuration(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for text, want := range map[string]string{

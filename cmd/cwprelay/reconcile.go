@@ -97,6 +97,7 @@ NAME a sink also gets what is older than itself.`,
 		}
 	})
 	c.Flags().StringVar(&q.Sink, "sink", "", "look at this sink only")
+	a.flags.completeSink(c, p)
 	c.Flags().StringVar(&since, "since", "", "a time (RFC 3339) or how long ago (6h): events first detected since then")
 	c.Flags().BoolVar(&q.Resend, "resend", false, "give each sink what it never got")
 	c.Flags().BoolVar(&q.Accept, "accept-lost", false, "with --resend: close gaps also over records that neither journal nor API has any more")

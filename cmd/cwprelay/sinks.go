@@ -72,16 +72,9 @@ makes anything.`,
 		verb.Flags().VarP(&output, "output", "o", "text or json")
 		c.AddCommand(verb)
 	}
-	names := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		cfg, err := flags.load(p)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		return slices.Sorted(maps.Keys(cfg.Sinks)), cobra.ShellCompDirectiveNoFileComp
-	}
+	names := flags.sinkNames(p)
 	test.ValidArgsFunction, setup.ValidArgsFunction = names, names
 	for _, verb := range pauseCommands(p) {
-		verb.ValidArgsFunction = names
 		c.AddCommand(verb)
 	}
 	return c
@@ -250,4 +243,29 @@ func testRecord(now time.Time) *event.Record {
 	}
 	r.UID = event.UID(key.FindingUID(), r.Sequence, r.Revision)
 	return r
+}
+
+// sinkNames completes the first word with the names of the configured sinks.
+func (f *configFlags) sinkNames(p process) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		cfg, err := f.load(p)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return slices.Sorted(maps.Keys(cfg.Sinks)), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeSink completes the flag --sink.
+func (f *configFlags) completeSink(c *cobra.Command, p process) {
+	names := f.sinkNames(p)
+	err := c.RegisterFlagCompletionFunc("sink", func(c *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+		return names(c, nil, word)
+	})
+	if err != nil {
+		panic(err) // the flag is there
+	}
 }
