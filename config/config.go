@@ -32,9 +32,20 @@ type Config struct {
 	HTTP          console.Config    `koanf:"http"`
 	Log           Log               `koanf:"log"`
 	ShutdownGrace time.Duration     `koanf:"shutdown_grace"` // how long attempts may go on after SIGTERM, default 20s
+	// ReloadOnChange reads the configuration again when its file changes, as
+	// SIGHUP does; default false.
+	ReloadOnChange bool `koanf:"reload_on_change"`
 
-	// SecretFiles are the files that ${file:…} names.
-	SecretFiles []string
+	File        string   // where it was read from; empty: nowhere
+	SecretFiles []string // that ${file:…} names
+}
+
+// Watched are the files whose change makes the configuration be read again.
+func (c *Config) Watched() []string {
+	if c.ReloadOnChange && c.File != "" {
+		return append(slices.Clone(c.SecretFiles), c.File)
+	}
+	return c.SecretFiles
 }
 
 // Source is an account whose events are polled.

@@ -82,7 +82,7 @@ func load(opt Options) (*Config, map[string]place, error) {
 	cfg, ok := l.decode()
 	if ok {
 		full := cfg.withDefaults()
-		full.SecretFiles = l.files
+		full.File, full.SecretFiles = opt.Path, l.files
 		for _, m := range full.validate() {
 			if l.failed[l.pathOf(m)] {
 				continue

@@ -470,6 +470,22 @@ func TestConfigurationIsReadAgain(t *testing.T) {
 	s.until("going back", d, func() bool { return strings.Contains(d.stderr.String(), "going back to the former") })
 	before = s.hec.Distinct()
 	s.until("going on with the former", d, func() bool { return s.hec.Distinct() > before })
+	// Where that is asked for, a change of the file is enough; a file put in its
+	// place is one.
+	s.write(good + "reload_on_change: true\n")
+	hangup()
+	s.until("begun anew", d, func() bool { return strings.Count(d.stderr.String(), "beginning anew") >= 4 })
+	next := filepath.Join(s.dir, "next.yaml")
+	if err := os.WriteFile(next, []byte(strings.Replace(good, "sinks:", "sinks:\n  third: {file: {path: "+s.dir+"/third.jsonl}}", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, s.config); err != nil {
+		t.Fatal(err)
+	}
+	s.until("delivering to the third sink", d, func() bool {
+		info, err := os.Stat(filepath.Join(s.dir, "third.jsonl"))
+		return err == nil && info.Size() > 0
+	})
 	if strings.Contains(d.stderr.String(), "hectest-token") || strings.Contains(d.stderr.String(), "wrong-token-1") {
 		t.Errorf("a secret was logged:\n%s", d.stderr)
 	}

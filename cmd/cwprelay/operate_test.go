@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -343,5 +346,49 @@ func TestEachTroubleHasAName(t *testing.T) {
 			break // it is probed slowly, by minutes
 		}
 		s.until(trouble.name+" is over", d, func() bool { return reasons() == "" })
+	}
+}
+
+// A journal that is full names itself and the sink that holds it up, everywhere
+// that somebody looks.
+func TestFullJournalIsNamedEverywhere(t *testing.T) {
+	s := newStage(t, emulator.Config{Events: 4000})
+	s.hec.DisableToken(true)
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = bytes.Replace(text, []byte("min_free_disk: 1}"), []byte("min_free_disk: 1, max_bytes: 1MiB}"), 1)
+	s.write(strings.Replace(string(text), `listen: "off"`, `listen: "127.0.0.1:0"`, 1))
+	d := s.start("run", "-c", s.config)
+	full := func(list []console.Reason) bool {
+		for _, r := range list {
+			if r.Code == "journal_full" && strings.Contains(r.Detail, "sink soc") {
+				return true
+			}
+		}
+		return false
+	}
+	s.until("told as full", d, func() bool {
+		if _, err := os.Stat(filepath.Join(s.dir, "state", socketName)); err != nil {
+			return false
+		}
+		return full(s.overview().Ready.Reasons)
+	})
+	address := regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(d.stderr.String())
+	for path, want := range map[string]string{
+		"/readyz": `"journal_full"`, "/": "journal_full", "/metrics": `cwprelay_not_ready_reason{reason="journal_full"} 1`,
+	} {
+		resp, err := http.Get(address + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err = errors.Join(err, resp.Body.Close()); err != nil || !strings.Contains(string(body), want) {
+			t.Errorf("%s does not say %s: %v\n%.500s", path, want, err, body)
+		}
+	}
+	if n := strings.Count(d.stderr.String(), "polling paused"); n != 1 {
+		t.Errorf("the log tells it %d times", n)
 	}
 }

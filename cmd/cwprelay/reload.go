@@ -16,7 +16,7 @@ import (
 	"github.com/cwprelay/cwprelay/config"
 )
 
-// lookEvery is how often the files that hold secrets are looked at.
+// lookEvery is how often the files that a configuration watches are looked at.
 const lookEvery = 5 * time.Second
 
 // A reloader tells a daemon when its configuration is another.
@@ -24,11 +24,11 @@ type reloader struct {
 	load func() (*config.Config, error)
 	cfg  *config.Config // in force
 	log  *zap.Logger
-	seen []string // stamps of its secrets' files
+	seen []string // stamps of the files it watches
 }
 
 func newReloader(cfg *config.Config, load func() (*config.Config, error), log *zap.Logger) *reloader {
-	return &reloader{load: load, cfg: cfg, log: log, seen: stamps(cfg.SecretFiles)}
+	return &reloader{load: load, cfg: cfg, log: log, seen: stamps(cfg.Watched())}
 }
 
 // stamps tell versions of files apart without reading them.
@@ -46,8 +46,9 @@ func stamps(paths []string) []string {
 }
 
 // wait returns the next configuration once there is one, nil when ctx is done.
-// It looks on SIGHUP, and when a file that holds a secret has changed. A configuration
-// with a mistake changes nothing, and is told once. reopen is called on SIGHUP
+// It looks on SIGHUP, and when a file that holds a secret, or where that is asked
+// for the configuration's own, has changed. A configuration with a mistake changes
+// nothing, and is told once. reopen is called on SIGHUP
 // when the configuration is the same.
 func (r *reloader) wait(ctx context.Context, hangup <-chan os.Signal, reopen func()) *config.Config {
 	tick := time.NewTicker(lookEvery)
@@ -61,7 +62,7 @@ func (r *reloader) wait(ctx context.Context, hangup <-chan os.Signal, reopen fun
 			asked = true
 		case <-tick.C:
 		}
-		now := stamps(r.cfg.SecretFiles)
+		now := stamps(r.cfg.Watched())
 		if !asked && slices.Equal(now, r.seen) {
 			continue
 		}
