@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -58,12 +59,8 @@ func (p *Poller) Show(ctx context.Context, keep func(event.Key) bool) (*Shown, e
 		keep: keep, done: make(chan error, 1), sent: map[string]time.Time{}, kept: map[string]*event.Record{},
 		shown: Shown{Source: p.opt.Source, Kind: p.kind.Name, Zone: p.cfg.Timezone, Events: map[string]ShownEvent{}},
 	}
-	select {
-	case p.asked <- s:
-	case <-p.over:
-		return nil, ErrNotRunning
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := p.request(ctx, s); err != nil {
+		return nil, err
 	}
 	select {
 	case err := <-s.done:
@@ -72,6 +69,27 @@ func (p *Poller) Show(ctx context.Context, keep func(event.Key) bool) (*Shown, e
 		return nil, ErrNotRunning
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+// request hands s to the goroutine that sweeps. While the API has not said whose
+// account it is, nothing sweeps: then the error says why.
+func (p *Poller) request(ctx context.Context, s *showing) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case p.asked <- s:
+			return nil
+		case <-tick.C:
+			if st := p.Status(); st.Account == "" && st.Error != "" {
+				return fmt.Errorf("it is not known yet whose account this is: %s", st.Error)
+			}
+		case <-p.over:
+			return ErrNotRunning
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 

@@ -3,7 +3,9 @@ package poller_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -60,4 +62,26 @@ func TestShowReturnsWhatTheAPIShows(t *testing.T) {
 	if _, err := p.Show(t.Context(), func(event.Key) bool { return false }); !errors.Is(err, poller.ErrNotRunning) {
 		t.Errorf("a source that is not polled any more: %v", err)
 	}
+}
+
+// Whoever asks before the account is known is told why there is nothing to show.
+func TestShowSaysWhyNothingSweeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 7, 10)
+		r.opt.Identify = func(context.Context) (string, error) { return "", errors.New("AuthFailure: revoked") }
+		p, err := poller.New(r.opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		if _, err := p.Show(ctx, func(event.Key) bool { return false }); err == nil || !strings.Contains(err.Error(), "AuthFailure: revoked") {
+			t.Errorf("%v", err)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
