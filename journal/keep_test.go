@@ -172,6 +172,10 @@ func TestGapsAreFilledExactly(t *testing.T) {
 	if a, late := begin("a"), begin("late"); a != 0 || late != 30 {
 		t.Fatalf("the sinks begin behind %d and %d, want 0 and 30", a, late)
 	}
+	settle(t, f, journal.Settlement{Sink: "late", Cursor: journal.Cursor{Seq: 30, Begin: 5}})
+	if got := begin("late"); got != 30 {
+		t.Errorf("a settlement that fills nothing moves the beginning to %d", got)
+	}
 	settle(t, f, journal.Settlement{Sink: "late", Cursor: journal.Cursor{Seq: 30}, Filled: []journal.Range{{First: 1, Last: 12}, {First: 14, Last: 30}}})
 	if got := begin("late"); got != 13 {
 		t.Errorf("record 13 is still owed, and the sink begins behind %d", got)

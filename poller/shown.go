@@ -55,10 +55,7 @@ type showing struct {
 // not called by two goroutines at once. The error is that of the sweep; a sweep that
 // read everything and is not certified is none: its certificate says why.
 func (p *Poller) Show(ctx context.Context, keep func(event.Key) bool) (*Shown, error) {
-	s := &showing{
-		keep: keep, done: make(chan error, 1), sent: map[string]time.Time{}, kept: map[string]*event.Record{},
-		shown: Shown{Source: p.opt.Source, Kind: p.kind.Name, Zone: p.cfg.Timezone, Events: map[string]ShownEvent{}},
-	}
+	s := newShowing(p, keep)
 	if err := p.request(ctx, s); err != nil {
 		return nil, err
 	}
@@ -69,6 +66,13 @@ func (p *Poller) Show(ctx context.Context, keep func(event.Key) bool) (*Shown, e
 		return nil, ErrNotRunning
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+func newShowing(p *Poller, keep func(event.Key) bool) *showing {
+	return &showing{
+		keep: keep, done: make(chan error, 1), sent: map[string]time.Time{}, kept: map[string]*event.Record{},
+		shown: Shown{Source: p.opt.Source, Kind: p.kind.Name, Zone: p.cfg.Timezone, Events: map[string]ShownEvent{}},
 	}
 }
 
