@@ -29,6 +29,9 @@ const (
 // as every page of the service states it.
 const MaxRequestsPerSecond = 20
 
+// maxOwnRequestsPerSecond is the most for an endpoint that is not the vendor's.
+const maxOwnRequestsPerSecond = 10_000
+
 // vendorDomain ends every host name of the vendor's API.
 const vendorDomain = ".tencentcloudapi.com"
 
@@ -42,7 +45,7 @@ type Config struct {
 
 	Credentials CredentialsConfig `koanf:"credentials"`
 
-	RequestsPerSecond float64                 `koanf:"requests_per_second"` // per action, default 10, at most 20
+	RequestsPerSecond float64                 `koanf:"requests_per_second"` // per action, default 10, at most 20; more only for an own endpoint
 	Filters           map[string]FilterValues `koanf:"filters"`             // the API's own filters by name; other events are not asked for
 
 	Proxy   secret.String `koanf:"proxy"`    // URL: http, https or socks5; default: HTTPS_PROXY and its like; "direct": none
@@ -114,9 +117,13 @@ func (c Config) Validate() error {
 	if c.Language != "en-US" && c.Language != "zh-CN" {
 		add("language: %q is not one of en-US, zh-CN", c.Language)
 	}
+	most, whose := float64(MaxRequestsPerSecond), "the API's own limit"
+	if !c.Vendor() {
+		most, whose = maxOwnRequestsPerSecond, "the most for an own endpoint"
+	}
 	// Written so that NaN is refused too.
-	if !(c.RequestsPerSecond >= 0.1 && c.RequestsPerSecond <= MaxRequestsPerSecond) {
-		add("requests_per_second: must be from 0.1 to %d, the API's own limit", MaxRequestsPerSecond)
+	if !(c.RequestsPerSecond >= 0.1 && c.RequestsPerSecond <= most) {
+		add("requests_per_second: must be from 0.1 to %g, %s", most, whose)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Filters)) {
 		if err := checkFilter(name, c.Filters[name], Kinds()); err != nil {

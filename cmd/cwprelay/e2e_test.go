@@ -274,7 +274,7 @@ func TestMistakesHaveOneClearMessageAndCode(t *testing.T) {
 		},
 		"two mistakes": {
 			change: func(c string) string {
-				return strings.Replace(c, "requests_per_second: 20", "requests_per_second: 200\n    polll_interval: 1s", 1)
+				return strings.Replace(c, "requests_per_second: 20", "requests_per_second: 20000\n    polll_interval: 1s", 1)
 			},
 			args: []string{"run"}, code: exitConfig, want: "polll_interval: unknown key; did you mean poll_interval?",
 		},
