@@ -37,15 +37,8 @@ type Config struct {
 	ReloadOnChange bool `koanf:"reload_on_change"`
 
 	File        string   // where it was read from; empty: nowhere
+	Text        []byte   // what stood in it, before ${…} was replaced
 	SecretFiles []string // that ${file:…} names
-}
-
-// Watched are the files whose change makes the configuration be read again.
-func (c *Config) Watched() []string {
-	if c.ReloadOnChange && c.File != "" {
-		return append(slices.Clone(c.SecretFiles), c.File)
-	}
-	return c.SecretFiles
 }
 
 // Source is an account whose events are polled.

@@ -13,15 +13,18 @@ import (
 
 // readFile takes the values of a YAML file with the lines they stand in.
 func (l *loader) readFile(path string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		if p, ok := errors.AsType[*os.PathError](err); ok {
-			err = p.Err
+	if l.text == nil {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			if p, ok := errors.AsType[*os.PathError](err); ok {
+				err = p.Err
+			}
+			return fmt.Errorf("%s: %w", path, err)
 		}
-		return fmt.Errorf("%s: %w", path, err)
+		l.text = text
 	}
 	var doc yaml.Node
-	if err := yaml.Unmarshal(text, &doc); err != nil {
+	if err := yaml.Unmarshal(l.text, &doc); err != nil {
 		return fmt.Errorf("%s: %s", path, strings.TrimPrefix(err.Error(), "yaml: "))
 	}
 	if len(doc.Content) == 0 {

@@ -21,6 +21,7 @@ import (
 // environment, the environment over the file, the file over the defaults.
 type Options struct {
 	Path    string            // of the file; empty: none
+	Text    []byte            // of the file, where it was read before; nil: it is read
 	Environ []string          // NAME=value
 	Flags   map[string]string // by path: "log.level"
 }
@@ -46,6 +47,7 @@ type loader struct {
 	errs   []located
 	env    map[string]string
 	path   string
+	text   []byte
 	files  []string        // that were read
 	failed map[string]bool // paths whose value could not be made; their mistake is told
 }
@@ -63,7 +65,7 @@ func Load(opt Options) (*Config, error) {
 
 // load also returns where each value came from, by path.
 func load(opt Options) (*Config, map[string]place, error) {
-	l := &loader{values: map[string]any{}, places: map[string]place{}, env: map[string]string{}, path: opt.Path, failed: map[string]bool{}}
+	l := &loader{values: map[string]any{}, places: map[string]place{}, env: map[string]string{}, path: opt.Path, text: opt.Text, failed: map[string]bool{}}
 	for _, kv := range opt.Environ {
 		if name, value, ok := strings.Cut(kv, "="); ok {
 			l.env[name] = value
@@ -82,7 +84,7 @@ func load(opt Options) (*Config, map[string]place, error) {
 	cfg, ok := l.decode()
 	if ok {
 		full := cfg.withDefaults()
-		full.File, full.SecretFiles = opt.Path, l.files
+		full.File, full.Text, full.SecretFiles = opt.Path, l.text, l.files
 		for _, m := range full.validate() {
 			if l.failed[l.pathOf(m)] {
 				continue

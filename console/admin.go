@@ -136,6 +136,7 @@ type Overview struct {
 	At      time.Time        `json:"at"`
 	Running bool             `json:"running"` // a daemon answered; else the journal alone did
 	Ready   Readiness        `json:"readiness"`
+	Config  *Configuration   `json:"configuration,omitzero"` // nil: no daemon runs
 	Sources []SourceOverview `json:"sources"`
 	Sinks   []SinkOverview   `json:"sinks"`
 	Journal JournalOverview  `json:"journal"`
@@ -210,6 +211,9 @@ func (a *Admin) status(r *http.Request) (any, error) {
 	}
 	if st.Full != nil {
 		o.Journal.Full = st.Full.Error()
+	}
+	if a.opt.Configuration != nil {
+		o.Config = new(a.opt.Configuration())
 	}
 	for _, s := range a.opt.Sources() {
 		v := SourceOverview{

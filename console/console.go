@@ -47,21 +47,46 @@ type Options struct {
 	// Budget returns how many requests a source has sent, and how many a second
 	// it may send now; nil: it is not shown.
 	Budget func(source, kind string) (sent uint64, perSecond float64)
+	// Configuration says which configuration is in force; nil: it is not shown.
+	Configuration func() Configuration
 }
+
+// A Configuration says whether what is in force is what stands in the file.
+type Configuration struct {
+	File     string    `json:"file,omitzero"` // empty: there is none
+	Since    time.Time `json:"since"`         // when it was put in force
+	State    string    `json:"state"`
+	Mistakes []string  `json:"mistakes,omitzero"` // why what stands in the file, or in those of secrets, was refused
+}
+
+// The states of a Configuration.
+const (
+	ConfigurationCurrent = "current" // what stands in the file is in force
+	ConfigurationEdited  = "edited"  // the file was changed and nobody asked to read it
+	ConfigurationRefused = "refused" // it was read and cannot be used
+)
 
 // A Server is the console.
 type Server struct {
 	opt     Options
 	page    *template.Template
 	policy  string
-	history history
+	history *history
 }
 
 // New makes a console. It listens to nothing yet.
 func New(opt Options) *Server {
-	return &Server{opt: opt, policy: policy(), page: template.Must(template.New("page").Funcs(template.FuncMap{
+	return &Server{opt: opt, policy: policy(), history: &history{}, page: template.Must(template.New("page").Funcs(template.FuncMap{
 		"age": age, "size": Size, "took": took,
 	}).Parse(pageText))}
+}
+
+// With returns a console that answers others and shows more or less, and has the
+// same history.
+func (s *Server) With(access *Access, showCommands bool) *Server {
+	other := *s
+	other.opt.Access, other.opt.ShowCommands = access, showCommands
+	return &other
 }
 
 // A Reason is why cwprelay cannot be relied on now.

@@ -53,7 +53,7 @@ func (s *Server) sample(ctx context.Context, now time.Time) {
 			one.sent[name], one.allowed[name] = s.opt.Budget(src.Source, src.Kind)
 		}
 	}
-	h := &s.history
+	h := s.history
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.list = append(h.list, one); len(h.list) > samplesKept {

@@ -22,12 +22,15 @@ func (s *Server) Collector() prometheus.Collector {
 		reason: prometheus.NewDesc("cwprelay_not_ready_reason", help, []string{"reason"}, nil),
 		state:  prometheus.NewDesc("cwprelay_sink_state", "1 for the state that the sink is in.", []string{"sink", "state"}, nil),
 		build:  prometheus.NewDesc("cwprelay_build_info", "1, by the version of the program.", []string{"version"}, nil),
+		config: prometheus.NewDesc("cwprelay_config_current", "1 while what stands in the configuration file is in force; 0 after it was changed and not read, or was refused.", nil, nil),
+		since:  prometheus.NewDesc("cwprelay_config_loaded_timestamp_seconds", "When the configuration in force was put in force.", nil, nil),
 	}
 }
 
 type collector struct {
 	server                      *Server
 	ready, reason, state, build *prometheus.Desc
+	config, since               *prometheus.Desc
 }
 
 // ReasonCodes are all codes that a Reason can have.
@@ -43,6 +46,8 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.reason
 	ch <- c.state
 	ch <- c.build
+	ch <- c.config
+	ch <- c.since
 }
 
 // Collect implements prometheus.Collector.
@@ -59,6 +64,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	r := c.server.Readiness(ctx)
 	gauge(c.ready, r.Ready)
 	gauge(c.build, true, c.server.opt.Version)
+	if f := c.server.opt.Configuration; f != nil {
+		conf := f()
+		gauge(c.config, conf.State == ConfigurationCurrent)
+		ch <- prometheus.MustNewConstMetric(c.since, prometheus.GaugeValue, float64(conf.Since.UnixMilli())/1000)
+	}
 	for _, code := range ReasonCodes() {
 		gauge(c.reason, slices.ContainsFunc(r.Reasons, func(r Reason) bool { return r.Code == code }), code)
 	}

@@ -44,6 +44,7 @@ type view struct {
 	Version    string
 	Now        time.Time
 	Ready      Readiness
+	Config     Configuration
 	Sources    []sourceView
 	Sinks      []sinkView
 	Journal    journal.Status
@@ -158,6 +159,9 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request) {
 		v.Sinks = append(v.Sinks, sinkView{sink, s.history.rate(sink.Name)})
 	}
 	v.Journal, _ = s.opt.Journal(r.Context()) // its error is among the reasons
+	if s.opt.Configuration != nil {
+		v.Config = s.opt.Configuration()
+	}
 	if s.opt.Records != nil && s.opt.Describe != nil {
 		v.ShowEvents, v.Events = true, s.events(r.Context(), v.Journal, sinks)
 	}

@@ -3,6 +3,7 @@ package cwp
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -34,6 +35,7 @@ type Client struct {
 	sts   *url.URL // nil: the account cannot be asked for
 	http  *http.Client
 	limit *limiter
+	leave func() // gives up its share of limit
 	sent  atomic.Uint64
 	skew  atomic.Int64 // nanoseconds that the server's clock is ahead of ours
 }
@@ -60,17 +62,13 @@ func New(cfg Config, kind *Kind, opt Options) (*Client, error) {
 	if c.http, err = newHTTP(cfg); err != nil {
 		return nil, err
 	}
-	c.limit = opt.Limits.of(opt.Credentials.Identity(), kind.Action, cfg.RequestsPerSecond)
+	c.limit, c.leave = opt.Limits.of(opt.Credentials.Identity(), kind.Action, cfg.RequestsPerSecond)
 	return c, nil
 }
 
 // newHTTP makes the connections of a source: TLS 1.2 or later, no redirects,
 // and idle ones dropped before the server does (at 60 s).
 func newHTTP(cfg Config) (*http.Client, error) {
-	conf, err := cfg.TLS.client()
-	if err != nil {
-		return nil, err
-	}
 	proxy := http.ProxyFromEnvironment
 	if text := cfg.Proxy.Reveal(); text != "" {
 		u, err := parseProxy(text)
@@ -79,9 +77,8 @@ func newHTTP(cfg Config) (*http.Client, error) {
 		}
 		proxy = func(*http.Request) (*url.URL, error) { return u, nil }
 	}
-	return &http.Client{
-		Timeout: cfg.Timeout,
-		Transport: &http.Transport{
+	connections, err := newTransport(cfg.TLS, func(conf *tls.Config) *http.Transport {
+		return &http.Transport{
 			Proxy:               proxy,
 			DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 			TLSClientConfig:     conf,
@@ -89,13 +86,23 @@ func newHTTP(cfg Config) (*http.Client, error) {
 			ForceAttemptHTTP2:   true,
 			MaxIdleConnsPerHost: 32,
 			IdleConnTimeout:     30 * time.Second,
-		},
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{
+		Timeout:       cfg.Timeout,
+		Transport:     connections,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
 }
 
-// Close drops idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+// Close drops idle connections and the client's share of the request budget.
+func (c *Client) Close() {
+	c.leave()
+	c.http.CloseIdleConnections()
+}
 
 // List waits for the request budget, asks once, and returns the answer or an
 // *Error. It asks a second time only to correct the clock by the server's Date

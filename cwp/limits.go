@@ -2,6 +2,7 @@ package cwp
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 
@@ -19,18 +20,16 @@ type Limits struct {
 func NewLimits() *Limits { return &Limits{limiters: map[string]*limiter{}} }
 
 // of returns the limiter of a credential and action. The lowest configured
-// rate of all that share it holds.
-func (l *Limits) of(identity, action string, perSecond float64) *limiter {
+// rate of all that share it holds, each until it leaves.
+func (l *Limits) of(identity, action string, perSecond float64) (lim *limiter, leave func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	key := identity + "\x00" + action
-	lim := l.limiters[key]
-	if lim == nil {
+	if lim = l.limiters[key]; lim == nil {
 		lim = newLimiter(perSecond)
 		l.limiters[key] = lim
 	}
-	lim.cap(perSecond)
-	return lim
+	return lim, lim.share(perSecond)
 }
 
 // How a limiter answers RequestLimitExceeded and quiet.
@@ -48,8 +47,9 @@ type limiter struct {
 	rate *rate.Limiter
 
 	mu      sync.Mutex // guards the rest
-	full    float64    // configured
-	changed time.Time  // of the rate
+	full    float64    // configured: the least of shares
+	shares  map[*float64]bool
+	changed time.Time // of the rate
 }
 
 // spacing widens the gaps a little: requests that leave evenly do not arrive
@@ -58,17 +58,39 @@ const spacing = 0.98
 
 func newLimiter(perSecond float64) *limiter {
 	perSecond *= spacing
-	return &limiter{rate: rate.NewLimiter(rate.Limit(perSecond), 1), full: perSecond}
+	return &limiter{rate: rate.NewLimiter(rate.Limit(perSecond), 1), full: perSecond, shares: map[*float64]bool{}}
 }
 
-func (l *limiter) cap(perSecond float64) {
+// share takes part with a rate until it is left.
+func (l *limiter) share(perSecond float64) (leave func()) {
+	one := perSecond * spacing
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	perSecond *= spacing
-	if perSecond < l.full {
-		l.full = perSecond
-		l.rate.SetLimit(min(l.rate.Limit(), rate.Limit(perSecond)))
+	l.shares[&one] = true
+	l.adjust()
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.shares, &one)
+		l.adjust()
 	}
+}
+
+// adjust brings the rate to the least of the shares; what refusals took from it
+// comes back as ever.
+func (l *limiter) adjust() {
+	if len(l.shares) == 0 {
+		return // whoever comes next sets it
+	}
+	full := math.Inf(1)
+	for one := range l.shares {
+		full = min(full, *one)
+	}
+	now := float64(l.rate.Limit())
+	if slowed := now < l.full; !slowed || now > full {
+		l.rate.SetLimit(rate.Limit(full))
+	}
+	l.full = full
 }
 
 // wait waits for a turn; its error is ctx's.

@@ -26,3 +26,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	reg.MustRegister(m.requests, m.duration, m.rate)
 	return m
 }
+
+// Forget removes the figures of a source and kind that no client asks for any
+// more.
+func (m *Metrics) Forget(source, kind string) {
+	l := prometheus.Labels{"source": source, "kind": kind}
+	m.requests.DeletePartialMatch(l)
+	m.duration.DeletePartialMatch(l)
+	m.rate.DeletePartialMatch(l)
+}

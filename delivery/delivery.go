@@ -53,7 +53,7 @@ type Options struct {
 	Log     *zap.Logger // nil: nothing is logged
 	Metrics *Metrics    // nil: nothing is registered
 	// Grace is how long attempts may go on after Run's context is done; zero
-	// means 20 seconds.
+	// means 20 seconds. SetGrace changes it.
 	Grace time.Duration
 }
 
@@ -78,7 +78,7 @@ type Worker struct {
 	journal journal.Journal
 	log     *zap.Logger
 	metrics sinkMetrics
-	grace   time.Duration
+	grace   atomic.Int64 // a time.Duration
 
 	encoding sync.Mutex // serializes encode: the reader and a reload may meet
 
@@ -99,10 +99,11 @@ type Worker struct {
 func New(opts Options) (*Worker, error) {
 	w := &Worker{
 		name: opts.Name, sink: opts.Sink, cfg: opts.Config.WithDefaults(), encode: opts.Encoder, rules: opts.Rules,
-		journal: opts.Journal, log: cmp.Or(opts.Log, zap.NewNop()), grace: cmp.Or(opts.Grace, 20*time.Second),
+		journal: opts.Journal, log: cmp.Or(opts.Log, zap.NewNop()),
 		poke: make(chan struct{}, 1), look: make(chan struct{}, 1), changed: make(chan struct{}),
 		requests: make(chan request), over: make(chan struct{}),
 	}
+	w.SetGrace(cmp.Or(opts.Grace, 20*time.Second))
 	w.log = w.log.Named("sink." + opts.Name)
 	w.metrics = cmp.Or(opts.Metrics, NewMetrics(nil)).of(opts.Name)
 	w.status = Status{Name: opts.Name, State: OK, Since: time.Now()}
@@ -151,7 +152,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	helpers.Go(func() { w.watch(inner) })
 	helpers.Go(func() {
 		<-inner.Done()
-		if sleep(hard, w.grace) {
+		if sleep(hard, time.Duration(w.grace.Load())) {
 			cancel()
 		}
 	})
@@ -173,6 +174,13 @@ func (w *Worker) Pause(paused bool) {
 	w.paused.Store(paused)
 	signal(w.poke)
 }
+
+// Paused reports whether the worker was told to begin nothing new.
+func (w *Worker) Paused() bool { return w.paused.Load() }
+
+// SetGrace changes how long attempts may go on after Run's context is done. It
+// has no effect once that is done.
+func (w *Worker) SetGrace(d time.Duration) { w.grace.Store(int64(d)) }
 
 // signal leaves a note in a channel that is buffered by one.
 func signal(c chan<- struct{}) {

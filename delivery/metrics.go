@@ -58,6 +58,19 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
+// Forget removes the figures of a sink whose worker has ended and that has no
+// other.
+func (m *Metrics) Forget(sink string) {
+	l := prometheus.Labels{"sink": sink}
+	for _, v := range []*prometheus.CounterVec{m.records, m.attempts, m.duplicates, m.dead, m.conditions} {
+		v.DeletePartialMatch(l)
+	}
+	for _, v := range []*prometheus.GaugeVec{m.behind, m.oldest, m.halted, m.suspects, m.lastSuccess} {
+		v.DeletePartialMatch(l)
+	}
+	m.seconds.DeletePartialMatch(l)
+}
+
 // sinkMetrics are the figures of one sink.
 type sinkMetrics struct {
 	records, attempts, dead           *prometheus.CounterVec

@@ -45,7 +45,7 @@ type Options struct {
 
 // A File is a Journal in one bbolt file of a directory that one process uses.
 type File struct {
-	cfg    Config
+	cfg    Config // of it, what Reconfigure does not change
 	opt    Options
 	path   string
 	ops    chan *op
@@ -66,6 +66,11 @@ type File struct {
 	full    *FullError
 	deadErr error
 	aside   []string
+	leases  map[string]*fileLease // the present one of each owner
+	limits  Config                // MaxBytes, MinFreeDisk and Retention that are in force
+	rules   []SinkRule            // of the configured sinks
+
+	committing sync.Mutex // held while a commit runs
 
 	// Of the writer alone.
 	meta     meta
@@ -87,7 +92,7 @@ func Open(cfg Config, opt Options) (*File, error) {
 	f := &File{
 		cfg: cfg, opt: opt, path: filepath.Join(cfg.Dir, fileName),
 		ops: make(chan *op), closed: make(chan struct{}), gone: make(chan struct{}), dead: make(chan struct{}),
-		changed: make(chan struct{}),
+		changed: make(chan struct{}), leases: map[string]*fileLease{}, limits: cfg, rules: opt.Sinks,
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
@@ -260,17 +265,31 @@ func (f *File) recount(tx *bolt.Tx) {
 }
 
 func (f *File) beginSinks(tx *bolt.Tx) error {
-	b := tx.Bucket([]byte("cursor"))
-	configured := map[string]bool{}
 	if err := f.mend(tx); err != nil {
 		return err
 	}
-	for _, rule := range f.opt.Sinks {
-		configured[rule.Name] = true
+	if err := beginCursors(tx, f.rules, f.last); err != nil {
+		return err
+	}
+	return tx.Bucket([]byte("cursor")).ForEach(func(k, _ []byte) error {
+		if !configured(f.rules, string(k)) {
+			f.report(unusedCursor, k)
+		}
+		return nil
+	})
+}
+
+const unusedCursor = "sink %s is no longer configured; its records are kept for state.retention only"
+
+// beginCursors makes the cursors of sinks that were never seen. last is the
+// sequence of the newest record.
+func beginCursors(tx *bolt.Tx, rules []SinkRule, last uint64) error {
+	b := tx.Bucket([]byte("cursor"))
+	for _, rule := range rules {
 		if b.Get([]byte(rule.Name)) != nil {
 			continue
 		}
-		c := Cursor{Seq: f.last, Begin: f.last}
+		c := Cursor{Seq: last, Begin: last}
 		if first, _ := tx.Bucket([]byte("log")).Cursor().First(); first != nil && rule.StartFrom != StartNow {
 			c.Seq, c.Begin = lastSeq(first)-1, lastSeq(first)-1
 		}
@@ -278,12 +297,49 @@ func (f *File) beginSinks(tx *bolt.Tx) error {
 			return err
 		}
 	}
-	return b.ForEach(func(k, _ []byte) error {
-		if !configured[string(k)] {
-			f.report("sink %s is no longer configured; its records are kept for state.retention only", k)
+	return nil
+}
+
+func configured(rules []SinkRule, sink string) bool {
+	return slices.ContainsFunc(rules, func(r SinkRule) bool { return r.Name == sink })
+}
+
+// Reconfigure puts other limits and sinks in force; the directory stays. The
+// cursors of new sinks are stored before it returns nil; with an error nothing
+// has changed. It is not called twice at once.
+func (f *File) Reconfigure(ctx context.Context, cfg Config, sinks []SinkRule) error {
+	limits, former := f.settings()
+	change := func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.limits, f.rules = cfg, sinks
+	}
+	if !slices.ContainsFunc(sinks, func(r SinkRule) bool { return !configured(former, r.Name) }) {
+		change()
+	} else if err := f.commit(ctx, &op{
+		urgent: true, after: change,
+		apply: func(tx *bolt.Tx) error { return engine(beginCursors(tx, sinks, tx.Bucket([]byte("log")).Sequence())) },
+	}); err != nil {
+		return fmt.Errorf("begin the cursors of new sinks: %w", err)
+	}
+	if limits.MaxBytes != cfg.MaxBytes || limits.MinFreeDisk != cfg.MinFreeDisk {
+		f.mu.Lock()
+		f.full = nil // the next append finds out
+		f.mu.Unlock()
+	}
+	for _, r := range former {
+		if !configured(sinks, r.Name) {
+			f.report(unusedCursor, r.Name)
 		}
-		return nil
-	})
+	}
+	return nil
+}
+
+// settings are the limits and sinks in force.
+func (f *File) settings() (limits Config, rules []SinkRule) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.limits, f.rules
 }
 
 // mend makes cursors and replays that can be read of those that cannot.
@@ -403,24 +459,50 @@ func (f *File) Err() error {
 	return f.deadErr
 }
 
-type fileLease string
+// A fileLease holds until the next of its owner: the lock on the file keeps
+// other processes out.
+type fileLease struct {
+	f     *File
+	owner string
+}
 
-func (l fileLease) Owner() string { return string(l) }
-func (fileLease) Release() error  { return nil }
+func (l *fileLease) Owner() string { return l.owner }
 
-// Lease returns a lease that always holds: the lock on the file is the lease.
+func (l *fileLease) Release() error {
+	l.f.mu.Lock()
+	defer l.f.mu.Unlock()
+	if l.f.leases[l.owner] == l {
+		delete(l.f.leases, l.owner)
+	}
+	return nil
+}
+
+// Lease takes the lease of an owner. What was begun under a former one is
+// stored, or refused, when it returns.
 func (f *File) Lease(_ context.Context, owner string) (Lease, error) {
 	select {
 	case <-f.closed:
 		return nil, ErrClosed
 	default:
-		return fileLease(owner), nil
 	}
+	l := &fileLease{f, owner}
+	f.mu.Lock()
+	f.leases[owner] = l
+	f.mu.Unlock()
+	f.committing.Lock() // a commit that runs may be the former holder's
+	defer f.committing.Unlock()
+	return l, nil
 }
 
-func owns(l Lease, kind string) error {
+// owns is called where the write is made: a lease may be lost on the way there.
+func (f *File) owns(l Lease, kind string) error {
 	if l == nil || !strings.HasPrefix(l.Owner(), kind+"/") {
 		return fmt.Errorf("%w: a %s lease is needed", ErrLeaseLost, kind)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.leases[l.Owner()] != l {
+		return fmt.Errorf("%w: %s", ErrLeaseLost, l.Owner())
 	}
 	return nil
 }
@@ -475,7 +557,8 @@ func (f *File) advance(last uint64) {
 // sinkNames are the configured sinks in order of their names.
 func (f *File) sinkNames() []string {
 	var names []string
-	for _, r := range f.opt.Sinks {
+	_, rules := f.settings()
+	for _, r := range rules {
 		names = append(names, r.Name)
 	}
 	slices.Sort(names)
@@ -483,7 +566,8 @@ func (f *File) sinkNames() []string {
 }
 
 func (f *File) onFull(sink string) string {
-	for _, r := range f.opt.Sinks {
+	_, rules := f.settings()
+	for _, r := range rules {
 		if r.Name == sink {
 			return r.OnFull
 		}

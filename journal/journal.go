@@ -25,7 +25,7 @@ var (
 	// ErrConflict means that a key's stored sequence is not the expected one;
 	// nothing was stored, the caller must load its states again.
 	ErrConflict = errors.New("a key changed behind our back")
-	// ErrLeaseLost means that another process works for this source or sink.
+	// ErrLeaseLost means that somebody else works for this source or sink.
 	ErrLeaseLost = errors.New("lease lost")
 	// ErrReplay means that a replay cannot begin: another one of the sink runs,
 	// or the journal no longer has what it asks for. ReplayError says which.
@@ -84,12 +84,11 @@ func (e *ReplayError) Error() string {
 // Is makes errors.Is(err, ErrReplay) true.
 func (e *ReplayError) Is(target error) bool { return target == ErrReplay }
 
-// A Lease is the right to write for one source or one sink. The leases of a
-// single-process journal always hold.
+// A Lease is the right to write for one source or one sink.
 type Lease interface {
 	// Owner is what the lease is for: "source/prod/risk_process", "sink/soc".
 	Owner() string
-	// Release gives the lease back.
+	// Release gives the lease back: nothing can be written under it any more.
 	Release() error
 }
 
@@ -101,7 +100,7 @@ type Lease interface {
 //   - Append names for each key the sequence that it expects and fails whole,
 //     with ErrConflict, when one differs.
 //   - Every write is made under a Lease and fails whole with ErrLeaseLost when
-//     another process holds it.
+//     somebody else holds it.
 //   - Sequences grow and may have holes.
 //   - No callback runs inside a transaction.
 //
@@ -109,7 +108,9 @@ type Lease interface {
 // the journal has then already reopened itself, and the caller must load again
 // what it believed, and repeat.
 type Journal interface {
-	// Lease takes the lease of an owner.
+	// Lease takes the lease of an owner, also from a former holder in this
+	// process, which must not hold up the next one: what that writes from now on
+	// fails.
 	Lease(ctx context.Context, owner string) (Lease, error)
 
 	// States returns the keys of one account and kind in order of their ids, at

@@ -55,6 +55,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		skipped[g.Sink] += g.Records
 	}
 	for _, sink := range s.Sinks {
+		if !sink.Configured {
+			continue // Status tells of it
+		}
 		ch <- prometheus.MustNewConstMetric(desc("dead_letters", "Dead letters of a sink that are kept.", "sink"),
 			prometheus.GaugeValue, float64(sink.Dead), sink.Sink)
 		ch <- prometheus.MustNewConstMetric(desc("gap_records", "Records that a sink did not get: skipped, trimmed or damaged.", "sink"),

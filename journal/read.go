@@ -278,7 +278,7 @@ func (f *File) Receipts(_ context.Context, sink string, seq uint64) ([]Receipt, 
 // Status returns figures for people.
 func (f *File) Status(_ context.Context) (Status, error) {
 	f.mu.Lock()
-	s := Status{MaxBytes: f.cfg.MaxBytes, Full: f.full, SetAside: f.aside}
+	s := Status{MaxBytes: f.limits.MaxBytes, Full: f.full, SetAside: f.aside}
 	f.mu.Unlock()
 	err := f.view(func(tx *bolt.Tx) error {
 		var m meta

@@ -116,6 +116,8 @@ func (f *File) gather(first *op) []*op {
 
 // run commits a group and answers each op.
 func (f *File) run(group []*op) {
+	f.committing.Lock()
+	defer f.committing.Unlock()
 	err := f.try(group)
 	if isDiskFull(err) && f.giveUpReserve() {
 		err = f.try(group) // a settlement makes room, and must not need any
@@ -216,9 +218,6 @@ func (f *File) filled(e *FullError) *FullError {
 
 // Append stores a batch.
 func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, error) {
-	if err := owns(lease, "source"); err != nil {
-		return 0, err
-	}
 	rows := make([][]byte, len(batch.Changes)) // encoded outside of the transaction
 	need := int64(0)
 	for i, c := range batch.Changes {
@@ -232,6 +231,9 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 	err := f.commit(ctx, &op{
 		urgent: true,
 		apply: func(tx *bolt.Tx) error {
+			if err := f.owns(lease, "source"); err != nil {
+				return err
+			}
 			if err := f.expected(tx, batch.Changes); err != nil {
 				return err
 			}
@@ -391,6 +393,7 @@ func (f *File) appendSource(tx *bolt.Tx, batch Batch) error {
 // every sink has goes first, whatever its age; then the sink whose cursor is
 // last decides.
 func (f *File) room(tx *bolt.Tx, need int64) error {
+	limits, _ := f.settings()
 	if time.Since(f.diskAt) > time.Second {
 		if free, err := freeDisk(f.cfg.Dir); err == nil {
 			f.diskFree, f.diskAt = free, time.Now()
@@ -399,8 +402,8 @@ func (f *File) room(tx *bolt.Tx, need int64) error {
 	// Freed pages of the file are room that the disk need not give, if they are
 	// more than each commit leaves behind.
 	unused := int64(f.db.Stats().FreePageN) * int64(f.db.Info().PageSize)
-	tight := f.diskAt.After(time.Time{}) && f.diskFree < f.cfg.MinFreeDisk && unused < 2*need+spareBytes
-	if !tight && f.meta.Bytes+need <= f.cfg.MaxBytes {
+	tight := f.diskAt.After(time.Time{}) && f.diskFree < limits.MinFreeDisk && unused < 2*need+spareBytes
+	if !tight && f.meta.Bytes+need <= limits.MaxBytes {
 		return nil
 	}
 	limit := "state.max_bytes"
@@ -412,7 +415,7 @@ func (f *File) room(tx *bolt.Tx, need int64) error {
 		if tight {
 			return before-f.meta.Bytes >= 2*need+spareBytes
 		}
-		return f.meta.Bytes+need <= f.cfg.MaxBytes-f.cfg.MaxBytes/10
+		return f.meta.Bytes+need <= limits.MaxBytes-limits.MaxBytes/10
 	}
 	cursors, err := f.cursors(tx)
 	if err != nil {
@@ -425,7 +428,7 @@ func (f *File) room(tx *bolt.Tx, need int64) error {
 	}
 	// Pages freed by this commit can be used by the next one: when the disk is
 	// the limit, whoever asks comes again.
-	if (!tight && f.meta.Bytes+need <= f.cfg.MaxBytes) || (tight && freed > need) {
+	if (!tight && f.meta.Bytes+need <= limits.MaxBytes) || (tight && freed > need) {
 		return nil
 	}
 	return f.skip(tx, skipping{cursors: cursors, limit: limit, enough: enough})
@@ -706,7 +709,8 @@ func (f *File) trimReplay(tx *bolt.Tx, sink string, gone uint64) error {
 // trimOld deletes records that every configured sink has and that are older
 // than the retention, some at a time.
 func (f *File) trimOld(now time.Time) {
-	before := now.Add(-f.cfg.Retention).UnixMilli()
+	limits, _ := f.settings()
+	before := now.Add(-limits.Retention).UnixMilli()
 	o := &op{apply: func(tx *bolt.Tx) error {
 		cursors, err := f.cursors(tx)
 		if err != nil {
@@ -732,10 +736,10 @@ func (f *File) trimOld(now time.Time) {
 
 // Settle stores what became of records.
 func (f *File) Settle(ctx context.Context, lease Lease, s Settlement) error {
-	if err := owns(lease, "sink"); err != nil {
-		return err
-	}
 	return f.commit(ctx, &op{apply: func(tx *bolt.Tx) error {
+		if err := f.owns(lease, "sink"); err != nil {
+			return err
+		}
 		b := tx.Bucket([]byte("cursor"))
 		var stored Cursor
 		if row := b.Get([]byte(s.Sink)); row != nil {
@@ -840,13 +844,13 @@ func putReplay(tx *bolt.Tx, sink string, r *Replay) error {
 
 // Forget removes what is kept of a sink that is not configured.
 func (f *File) Forget(ctx context.Context, lease Lease, sink string) (dead int, err error) {
-	if err := owns(lease, "sink"); err != nil {
-		return 0, err
-	}
 	if slices.Contains(f.sinkNames(), sink) {
 		return 0, fmt.Errorf("%w: %s; take it out of the configuration first", ErrConfigured, sink)
 	}
 	err = f.commit(ctx, &op{urgent: true, apply: func(tx *bolt.Tx) error {
+		if err := f.owns(lease, "sink"); err != nil {
+			return err
+		}
 		dead = 0
 		for _, name := range []string{"cursor", "replay"} {
 			if err := tx.Bucket([]byte(name)).Delete([]byte(sink)); err != nil {

@@ -63,6 +63,18 @@ func (m *Metrics) begin(source, kind string) {
 	}
 }
 
+// Forget removes the figures of a source and kind whose poller has ended and
+// that has no other.
+func (m *Metrics) Forget(source, kind string) {
+	l := prometheus.Labels{"source": source, "kind": kind}
+	for _, v := range []*prometheus.CounterVec{m.sweeps, m.records, m.rejected, m.stale, m.odd} {
+		v.DeletePartialMatch(l)
+	}
+	for _, v := range []*prometheus.GaugeVec{m.duration, m.certified, m.newest, m.known} {
+		v.DeletePartialMatch(l)
+	}
+}
+
 // What can be odd about an item.
 const (
 	oddID     = "id"

@@ -34,7 +34,7 @@ const maxSocketPath = 100
 // listenAdmin opens the admin socket; a socket that a former process left is
 // replaced. The journal's lock says that there is no other process.
 func (a *app) listenAdmin(ctx context.Context) (net.Listener, error) {
-	path := filepath.Join(a.cfg.State.Dir, socketName)
+	path := filepath.Join(a.cfg().State.Dir, socketName)
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("the path %s is too long for a socket: use a shorter state.dir", path)
 	}
@@ -50,15 +50,11 @@ func (a *app) listenAdmin(ctx context.Context) (net.Listener, error) {
 
 // admin answers the operator's verbs.
 func (a *app) admin() *console.Admin {
-	workers := map[string]*delivery.Worker{}
-	for i, s := range a.sinkStatus() {
-		workers[s.Name] = a.workers[i]
-	}
 	return console.NewAdmin(console.AdminOptions{
-		Options: a.consoleOptions(), Store: a.journal, Show: a.show, Check: a.journal.Check, Export: a.journal.Export, Level: func(name string) error { return a.level.UnmarshalText([]byte(name)) },
+		Options: a.consoleOptions(), Store: a.journal, Show: a.show, Check: a.journal.Check, Export: a.journal.Export, Level: func(name string) error { return a.logs.level.UnmarshalText([]byte(name)) },
 		Sink: func(name string) console.Steered {
-			if w := workers[name]; w != nil {
-				return w
+			if s, ok := a.now.Load().find("sink " + name).(*sinkPart); ok {
+				return s.worker
 			}
 			return nil
 		},

@@ -3,19 +3,15 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"maps"
 	"net"
 	"os"
-	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
@@ -27,123 +23,54 @@ import (
 	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/journal"
 	"github.com/cwprelay/cwprelay/poller"
-	"github.com/cwprelay/cwprelay/sinks"
-	"github.com/cwprelay/cwprelay/sinks/all"
 )
 
 // An app is everything that a configuration asks for, opened and not yet
 // running.
 type app struct {
-	cfg     *config.Config
-	log     *zap.Logger
-	level   zap.AtomicLevel
-	reg     *prometheus.Registry
-	journal *journal.File
-	pollers []*poller.Poller
-	workers []*delivery.Worker
-	sinks   map[string]sinks.Sink
-	clients map[string]*cwp.Client // by source and kind
-	access  *console.Access
-	rules   *format.Rules
-	closers []func() error
+	proc     process
+	log      *zap.Logger
+	logs     *logs
+	reg      *prometheus.Registry
+	journal  *journal.File
+	metrics  metrics
+	limits   *cwp.Limits
+	now      atomic.Pointer[parts] // what is in force
+	patience atomic.Int64          // a time.Duration: how long the end may take
+	standing atomic.Pointer[console.Configuration]
 }
 
+// metrics are the figures of all parts.
+type metrics struct {
+	sinks   *delivery.Metrics
+	sources *poller.Metrics
+	api     *cwp.Metrics
+}
+
+// leaving is how long the end may take beyond the attempts that may end.
+const leaving = 5 * time.Second
+
 // open opens everything. What was opened is closed again on an error.
-func open(cfg *config.Config, p process, log leveled) (a *app, err error) {
-	a = &app{cfg: cfg, log: log.Logger, level: log.level, reg: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{}, clients: map[string]*cwp.Client{}}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, a.close())
-		}
-	}()
-	if a.access, err = console.NewAccess(cfg.HTTP); err != nil {
-		return a, exit(exitConfig, err)
-	}
-	if a.access.Open() {
-		a.log.Warn("the console's token goes over the network unencrypted: set http.tls, or put a proxy with TLS before it")
-	}
+func open(cfg *config.Config, p process, log *logs) (a *app, err error) {
+	a = &app{proc: p, log: log.Logger, logs: log, reg: prometheus.NewRegistry(), limits: cwp.NewLimits()}
+	a.now.Store(&parts{cfg: cfg})
+	a.standing.Store(&console.Configuration{File: cfg.File, Since: time.Now().UTC(), State: console.ConfigurationCurrent})
+	a.patience.Store(int64(cfg.ShutdownGrace + leaving))
 	a.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.journal, err = journal.Open(cfg.State, journal.Options{
 		Sinks: sinkRules(cfg), Registerer: a.reg,
 		Report: func(message string) { log.Named("journal").Warn(message) },
 	})
 	if err != nil {
-		return a, err
+		return nil, err
 	}
-	a.closers = append(a.closers, a.journal.Close)
-	if err := a.openSinks(p.stdout); err != nil {
-		return a, err
-	}
-	return a, a.openSources(p)
-}
-
-// sinkRules are what the journal must know of the configured sinks.
-func sinkRules(cfg *config.Config) []journal.SinkRule {
-	var rules []journal.SinkRule
-	for _, name := range slices.Sorted(maps.Keys(cfg.Sinks)) {
-		d := cfg.Sinks[name].Delivery
-		rules = append(rules, journal.SinkRule{Name: name, OnFull: d.OnFull, StartFrom: d.StartFrom})
-	}
-	return rules
-}
-
-func (a *app) openSinks(stdout io.Writer) error {
-	metrics := delivery.NewMetrics(a.reg)
-	rules, err := format.NewRules(a.cfg.Format)
+	a.metrics = metrics{sinks: delivery.NewMetrics(a.reg), sources: poller.NewMetrics(a.reg), api: cwp.NewMetrics(a.reg)}
+	first, err := a.make(cfg, &parts{})
 	if err != nil {
-		return exit(exitConfig, fmt.Errorf("format.%w", err))
+		return nil, errors.Join(err, a.close())
 	}
-	a.rules = rules
-	for _, name := range slices.Sorted(maps.Keys(a.cfg.Sinks)) {
-		cfg := a.cfg.Sinks[name]
-		sink, err := all.New(cfg.Kind, all.Options{Name: name, Format: cfg.Delivery.Format, Namespace: a.cfg.Format.Namespace, Stdout: stdout})
-		if err != nil {
-			return exit(exitConfig, err)
-		}
-		a.sinks[name] = sink
-		a.closers = append(a.closers, sink.Close)
-		encode, err := encoder(a.cfg, name)
-		if err != nil {
-			return err
-		}
-		w, err := delivery.New(delivery.Options{
-			Name: name, Sink: sink, Config: cfg.Delivery, Encoder: encode, Rules: rules, Journal: a.journal,
-			Log: a.log, Metrics: metrics, Grace: a.cfg.ShutdownGrace,
-		})
-		if err != nil {
-			return exit(exitConfig, fmt.Errorf("sinks.%s: %w", name, err))
-		}
-		a.workers = append(a.workers, w)
-	}
-	return nil
-}
-
-func (a *app) openSources(p process) error {
-	apiMetrics, pollMetrics, limits := cwp.NewMetrics(a.reg), poller.NewMetrics(a.reg), cwp.NewLimits()
-	for _, name := range slices.Sorted(maps.Keys(a.cfg.Sources)) {
-		src := a.cfg.Sources[name]
-		for _, kind := range src.Poll.Kinds {
-			client, err := newClient(src.API, cwp.KindByName(kind), p.environ, cwp.Options{Source: name, Limits: limits, Metrics: apiMetrics})
-			if err != nil {
-				return exit(exitConfig, fmt.Errorf("sources.%s.%w", name, err))
-			}
-			a.closers = append(a.closers, func() error { client.Close(); return nil })
-			a.clients[name+"/"+kind] = client
-			opt := poller.Options{
-				Source: name, Kind: cwp.KindByName(kind), Config: src.Poll, Filters: src.API.Filters, API: client,
-				Rate: src.API.RequestsPerSecond, Journal: a.journal, Log: a.log.Named("poller"), Metrics: pollMetrics,
-			}
-			if src.API.Vendor() {
-				opt.Identify = client.AccountID
-			}
-			pl, err := poller.New(opt)
-			if err != nil {
-				return exit(exitConfig, fmt.Errorf("sources.%s.%w", name, err))
-			}
-			a.pollers = append(a.pollers, pl)
-		}
-	}
-	return nil
+	a.now.Store(first)
+	return a, nil
 }
 
 func newClient(cfg cwp.Config, kind *cwp.Kind, environ []string, opt cwp.Options) (*cwp.Client, error) {
@@ -165,54 +92,39 @@ func lookup(environ []string) func(string) string {
 	return func(name string) string { return env[name] }
 }
 
-// close closes what was opened, the last first.
+// close closes what was opened and does not run.
 func (a *app) close() error {
-	var errs []error
-	for _, c := range slices.Backward(a.closers) {
-		errs = append(errs, c())
-	}
-	a.closers = nil
-	return errors.Join(errs...)
+	return errors.Join(a.now.Load().close(&parts{}), a.journal.Close())
 }
+
+func (a *app) cfg() *config.Config { return a.now.Load().cfg }
 
 func (a *app) sourceStatus() []poller.Status {
 	var out []poller.Status
-	for _, p := range a.pollers {
-		out = append(out, p.Status())
+	for _, s := range a.now.Load().sources {
+		out = append(out, s.poller.Status())
 	}
 	return out
 }
 
 func (a *app) sinkStatus() []delivery.Status {
 	var out []delivery.Status
-	for _, w := range a.workers {
-		out = append(out, w.Status())
+	for _, s := range a.now.Load().sinks {
+		out = append(out, s.worker.Status())
 	}
 	return out
-}
-
-// listen opens the console's port; nil when it is off.
-func (a *app) listen(ctx context.Context) (net.Listener, error) {
-	if a.cfg.HTTP.Listen == console.Off {
-		return nil, nil //nolint:nilnil // documented: no port and no mistake
-	}
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a.cfg.HTTP.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("http.listen: %w; choose another address, or off", err)
-	}
-	return ln, nil
 }
 
 func (a *app) consoleOptions() console.Options {
 	return console.Options{
 		Version: version, Sources: a.sourceStatus, Sinks: a.sinkStatus, Journal: a.journal.Status, Metrics: a.reg, Sweeps: a.journal.Certificates,
-		Describe: a.describe, Letters: a.journal.DeadLetters, ShowCommands: a.cfg.HTTP.ShowCommands, Access: a.access,
+		Describe: a.describe, Letters: a.journal.DeadLetters, Configuration: func() console.Configuration { return *a.standing.Load() },
 		Records: func(ctx context.Context, after uint64, limit int) ([]*event.Record, error) {
 			return a.journal.Read(ctx, after, limit, 0)
 		},
 		Budget: func(source, kind string) (uint64, float64) {
-			if c := a.clients[source+"/"+kind]; c != nil {
-				return c.Budget()
+			if s, ok := a.now.Load().find("source " + source + "/" + kind).(*sourcePart); ok {
+				return s.client.Budget()
 			}
 			return 0, 0
 		},
@@ -221,7 +133,7 @@ func (a *app) consoleOptions() console.Options {
 
 // describe says what the page shows of a record.
 func (a *app) describe(rec *event.Record) console.Description {
-	f := a.rules.Read(rec)
+	f := a.now.Load().rules.Read(rec)
 	const most = 120
 	return console.Description{
 		Severity: f.ThreatSeverity.String(), What: format.CleanLine(rec.Key.Kind+" "+f.Verb, most), Threat: format.CleanLine(f.VirusName, most),
@@ -229,31 +141,30 @@ func (a *app) describe(rec *event.Record) console.Description {
 	}
 }
 
-// daemon polls and delivers until ctx is done.
-func (a *app) daemon(ctx context.Context, ln net.Listener) error {
+// daemon polls and delivers until ctx is done. reload, if not nil, runs beside
+// it and puts other configurations in force; its error ends the daemon.
+func (a *app) daemon(ctx context.Context, ln net.Listener, reload func(context.Context, *supervisor) error) error {
 	g, ctx := errgroup.WithContext(ctx)
-	server := console.New(a.consoleOptions())
-	a.reg.MustRegister(server.Collector())
-	if ln != nil {
-		g.Go(func() error { return server.Serve(ctx, ln) })
-	}
+	s := &supervisor{a: a, ctx: ctx, g: g, page: console.New(a.consoleOptions())}
+	a.reg.MustRegister(s.page.Collector())
+	s.serveOn(ln, a.now.Load())
 	if socket, err := a.listenAdmin(ctx); err != nil { // the daemon is of use without it
 		a.log.Warn("there is no admin socket: verbs such as status cannot ask this process", zap.Error(err))
 	} else {
 		g.Go(func() error { return a.admin().Serve(ctx, socket) })
 	}
-	for _, w := range a.workers {
-		g.Go(func() error { return w.Run(ctx) })
-	}
-	for _, p := range a.pollers {
-		g.Go(func() error { return p.Run(ctx) })
+	for _, x := range a.now.Load().all() {
+		s.begin(x, nil)
 	}
 	g.Go(func() error { return a.watchJournal(ctx) })
+	if reload != nil {
+		g.Go(func() error { return reload(ctx, s) })
+	}
 	return a.wait(ctx, g)
 }
 
-// wait waits for g, at most grace + 5 s after ctx is done, even if a sink
-// ignores its context.
+// wait waits for g, at most a.patience after ctx is done, even if a sink ignores
+// its context.
 func (a *app) wait(ctx context.Context, g *errgroup.Group) error {
 	done := make(chan error, 1)
 	go func() { done <- g.Wait() }()
@@ -262,7 +173,7 @@ func (a *app) wait(ctx context.Context, g *errgroup.Group) error {
 		return accountError(err)
 	case <-ctx.Done():
 	}
-	late := time.NewTimer(a.cfg.ShutdownGrace + 5*time.Second)
+	late := time.NewTimer(time.Duration(a.patience.Load()))
 	defer late.Stop()
 	select {
 	case err := <-done:
@@ -289,29 +200,6 @@ func (a *app) watchJournal(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-}
-
-// newLogger makes the logger of a configuration.
-func newLogger(cfg config.Log, w io.Writer) leveled {
-	level, err := zap.ParseAtomicLevel(cfg.Level)
-	if err != nil {
-		level = zap.NewAtomicLevel()
-	}
-	enc := zap.NewProductionEncoderConfig()
-	enc.EncodeTime = zapcore.ISO8601TimeEncoder
-	enc.EncodeDuration = zapcore.StringDurationEncoder
-	encoder := zapcore.NewJSONEncoder(enc)
-	if cfg.Format == "console" || cfg.Format == "auto" && isTerminal(w) {
-		enc.EncodeLevel = zapcore.CapitalLevelEncoder
-		encoder = zapcore.NewConsoleEncoder(enc)
-	}
-	return leveled{zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)), level}
-}
-
-// A leveled is a logger whose level can be changed while it runs.
-type leveled struct {
-	*zap.Logger
-	level zap.AtomicLevel
 }
 
 func isTerminal(w any) bool {

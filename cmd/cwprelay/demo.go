@@ -43,14 +43,14 @@ func demoCommand(p process) *cobra.Command {
 				return errors.Join(err, api.Close())
 			}
 			defer func() { err = errors.Join(err, a.close()) }()
-			ln, err := a.listen(ctx)
+			ln, err := listen(ctx, a.cfg().HTTP)
 			if err != nil {
 				return errors.Join(err, api.Close())
 			}
 			_, _ = fmt.Fprintf(p.stderr, "An emulated API at http://%s, whose list changes; events go to standard output as they come.\nStatus page: http://%s/    Stop with Ctrl+C.\n", api.Addr(), ln.Addr())
 			g, gctx := errgroup.WithContext(ctx)
 			g.Go(func() error { return server.Serve(gctx, api) })
-			g.Go(func() error { return a.daemon(gctx, ln) })
+			g.Go(func() error { return a.daemon(gctx, ln, nil) })
 			return g.Wait()
 		},
 	}

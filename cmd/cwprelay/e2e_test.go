@@ -462,10 +462,13 @@ func TestConfigurationIsReadAgain(t *testing.T) {
 		info, err := os.Stat(filepath.Join(s.dir, "second.jsonl"))
 		return err == nil && info.Size() > 0
 	})
-	// A port that is taken: back to the former configuration.
+	// A port that is taken, and a directory that cannot be made: nothing changes.
 	taken := httptest.NewServer(nil)
 	defer taken.Close()
 	s.write(strings.Replace(good, `listen: "off"`, "listen: "+strings.TrimPrefix(taken.URL, "http://"), 1))
+	hangup()
+	s.until("told of the port", d, func() bool { return strings.Contains(d.stderr.String(), "address already in use") })
+	s.write(strings.Replace(good, "/state,", "/cwprelay.yaml/state,", 1))
 	hangup()
 	s.until("going back", d, func() bool { return strings.Contains(d.stderr.String(), "going back to the former") })
 	before = s.hec.Distinct()
@@ -474,7 +477,7 @@ func TestConfigurationIsReadAgain(t *testing.T) {
 	// place is one.
 	s.write(good + "reload_on_change: true\n")
 	hangup()
-	s.until("begun anew", d, func() bool { return strings.Count(d.stderr.String(), "beginning anew") >= 4 })
+	s.until("reading the file when it changes", d, func() bool { return strings.Contains(d.stderr.String(), "reload_on_change changed") })
 	next := filepath.Join(s.dir, "next.yaml")
 	if err := os.WriteFile(next, []byte(strings.Replace(good, "sinks:", "sinks:\n  third: {file: {path: "+s.dir+"/third.jsonl}}", 1)), 0o600); err != nil {
 		t.Fatal(err)

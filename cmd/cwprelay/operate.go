@@ -128,6 +128,9 @@ func writeStatus(w io.Writer, v console.Overview) {
 			_, _ = fmt.Fprintf(w, "  %s (%s) %s\n", r.Code, r.About, format.CleanLine(r.Detail, 300))
 		}
 	}
+	if c := v.Config; c != nil && c.State != console.ConfigurationCurrent {
+		writeConfiguration(w, *c)
+	}
 	if len(v.Sources) > 0 {
 		rows := [][]string{{"SOURCE", "KNOWN", "CERTIFIED", "LAST SWEEP", "ERROR"}}
 		for _, s := range v.Sources {
@@ -170,6 +173,18 @@ func writeStatus(w io.Writer, v console.Overview) {
 		_, _ = fmt.Fprintf(w, "\nFULL: %s", j.Full)
 	}
 	_, _ = fmt.Fprintln(w)
+}
+
+// writeConfiguration says that what stands in the file is not in force.
+func writeConfiguration(w io.Writer, c console.Configuration) {
+	if c.State == console.ConfigurationEdited {
+		_, _ = fmt.Fprintf(w, "%s was changed and is not in force yet: SIGHUP puts it in force. What is, was read %s.\n", c.File, since(c.Since))
+		return
+	}
+	_, _ = fmt.Fprintf(w, "%s CANNOT BE USED as it is now. In force is what was read %s.\n", c.File, since(c.Since))
+	for _, mistake := range c.Mistakes {
+		_, _ = fmt.Fprintf(w, "  %s\n", format.CleanLine(mistake, 300))
+	}
 }
 
 // since is how long ago a moment was.

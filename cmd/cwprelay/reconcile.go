@@ -22,10 +22,11 @@ import (
 
 // show makes a sweep of every source at once and returns what the API showed.
 func (a *app) show(ctx context.Context, keep func(event.Key) bool) ([]*poller.Shown, []error) {
-	shown, errs := make([]*poller.Shown, len(a.pollers)), make([]error, len(a.pollers))
-	for i, p := range a.pollers { // one after the other: keep is not called by two at once
-		if shown[i], errs[i] = p.Show(ctx, keep); shown[i] == nil {
-			st := p.Status()
+	sources := a.now.Load().sources
+	shown, errs := make([]*poller.Shown, len(sources)), make([]error, len(sources))
+	for i, s := range sources { // one after the other: keep is not called by two at once
+		if shown[i], errs[i] = s.poller.Show(ctx, keep); shown[i] == nil {
+			st := s.poller.Status()
 			shown[i] = &poller.Shown{Source: st.Source, Kind: st.Kind, Account: st.Account}
 		}
 	}
@@ -41,8 +42,8 @@ func polling(ctx context.Context, p process, cfg *config.Config) (*operator, err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	var g errgroup.Group
-	for _, pl := range a.pollers {
-		g.Go(func() error { return pl.Run(ctx) })
+	for _, s := range a.now.Load().sources {
+		g.Go(func() error { return s.poller.Run(ctx) })
 	}
 	admin := console.NewAdmin(console.AdminOptions{Options: a.consoleOptions(), Store: a.journal, Show: a.show})
 	return &operator{client: inProcessClient(admin), close: func() error {

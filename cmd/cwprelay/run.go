@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -83,7 +82,11 @@ or refused.`,
 				return err
 			}
 			if !once {
-				return serve(cmd.Context(), p, cfg, func() (*config.Config, error) { return flags.load(p) })
+				return serve(cmd.Context(), p, cfg, func(text []byte) (*config.Config, error) {
+					opt := flags.options(p)
+					opt.Text = text
+					return config.Load(opt)
+				})
 			}
 			a, err := open(cfg, p, newLogger(cfg.Log, p.stderr))
 			if err != nil {
@@ -99,15 +102,15 @@ or refused.`,
 	return c
 }
 
-// serve is the daemon. When the configuration changes, it ends what runs as a
-// shutdown does and begins anew with the new one, in the same process; if that
-// cannot begin, with the former.
-func serve(ctx context.Context, p process, cfg *config.Config, load func() (*config.Config, error)) error {
+// serve is the daemon. A configuration with another state directory makes it
+// end, as a shutdown does, and begin anew, in the same process; if that cannot
+// begin, with the former.
+func serve(ctx context.Context, p process, cfg *config.Config, load func(text []byte) (*config.Config, error)) error {
 	hangup, stop := onHangup()
 	defer stop()
 	var former *config.Config // nil once it was gone back to
+	log := newLogger(cfg.Log, p.stderr)
 	for {
-		log := newLogger(cfg.Log, p.stderr)
 		a, ln, err := openDaemon(ctx, cfg, p, log)
 		if err != nil {
 			if former == nil {
@@ -117,66 +120,36 @@ func serve(ctx context.Context, p process, cfg *config.Config, load func() (*con
 			cfg, former = former, nil
 			continue
 		}
-		next, err := a.serve(ctx, ln, p.stderr, hangup, newReloader(cfg, load, log.Logger))
-		if err = errors.Join(err, a.close()); err != nil || next == nil {
+		ctx, end := context.WithCancel(ctx)
+		if isTerminal(p.stderr) {
+			go a.progress(ctx, p.stderr)
+		}
+		r := newReloader(cfg, load, log.Logger)
+		err = a.daemon(ctx, ln, func(ctx context.Context, s *supervisor) error { return r.run(ctx, hangup, s) })
+		end()
+		anew, ok := errors.AsType[*anewError](err)
+		if !ok {
+			return errors.Join(err, a.close())
+		}
+		if err := a.close(); err != nil {
 			return err
 		}
-		cfg, former = next, cfg
+		log.set(a.cfg().Log, anew.next.Log)
+		cfg, former = anew.next, a.cfg()
 	}
 }
 
 // openDaemon opens everything and the console's port.
-func openDaemon(ctx context.Context, cfg *config.Config, p process, log leveled) (*app, net.Listener, error) {
+func openDaemon(ctx context.Context, cfg *config.Config, p process, log *logs) (*app, net.Listener, error) {
 	a, err := open(cfg, p, log)
 	if err != nil {
 		return nil, nil, err
 	}
-	ln, err := a.listen(ctx)
+	ln, err := listen(ctx, cfg.HTTP)
 	if err != nil {
 		return nil, nil, errors.Join(err, a.close())
 	}
 	return a, ln, nil
-}
-
-// serve runs until ctx is done or there is a new configuration, which it
-// returns.
-func (a *app) serve(ctx context.Context, ln net.Listener, stderr io.Writer, hangup <-chan os.Signal, r *reloader) (next *config.Config, err error) {
-	if ln != nil {
-		scheme := "http://"
-		if a.cfg.HTTP.TLS.CertFile != "" {
-			scheme = "https://"
-		}
-		a.log.Info("console: " + scheme + ln.Addr().String() + "/")
-	}
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	if isTerminal(stderr) {
-		go a.progress(ctx, stderr)
-	}
-	waited := make(chan struct{})
-	go func() {
-		defer close(waited)
-		if next = r.wait(ctx, hangup, a.reopen); next != nil {
-			stop()
-		}
-	}()
-	err = a.daemon(ctx, ln)
-	stop()
-	<-waited
-	return next, err
-}
-
-// A reopener is a sink that writes to a file that may have been moved away.
-type reopener interface{ Reopen() error }
-
-func (a *app) reopen() {
-	for name, sink := range a.sinks {
-		if r, ok := sink.(reopener); ok {
-			if err := r.Reopen(); err != nil {
-				a.log.Warn("sink " + name + ": reopen: " + err.Error())
-			}
-		}
-	}
 }
 
 // progress shows a line during the first sweep, rewritten in place.
@@ -229,8 +202,8 @@ func (a *app) once(ctx context.Context, stderr io.Writer, timeout time.Duration)
 	workers, workCtx := errgroup.WithContext(ctx)
 	workCtx, endWork := context.WithCancel(workCtx)
 	defer endWork()
-	for _, w := range a.workers {
-		workers.Go(func() error { return w.Run(workCtx) })
+	for _, s := range a.now.Load().sinks {
+		workers.Go(func() error { return s.worker.Run(workCtx) })
 	}
 	deadBefore := a.dead(ctx)
 	swept := a.sweepOnce(ctx)
@@ -252,11 +225,11 @@ func cause(ctx context.Context) error {
 
 func (a *app) sweepOnce(ctx context.Context) error {
 	var errs []error
-	for _, p := range a.pollers {
-		cert, err := p.Once(ctx, onceSweeps)
+	for _, s := range a.now.Load().sources {
+		cert, err := s.poller.Once(ctx, onceSweeps)
 		switch {
 		case err != nil:
-			errs = append(errs, exit(apiCode(err), fmt.Errorf("source %s: %w", p.Status().Source, err)))
+			errs = append(errs, exit(apiCode(err), fmt.Errorf("source %s: %w", s.source, err)))
 		case !cert.Certified && ctx.Err() == nil:
 			errs = append(errs, exit(exitFound, fmt.Errorf("source %s: the sweep is not certified: %s: %s", cert.Source, cert.Reason, cert.Detail)))
 		}
@@ -293,9 +266,9 @@ func (a *app) settle(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for _, w := range a.workers {
-		state, err := w.Wait(ctx, st.Last)
-		s := w.Status()
+	for _, part := range a.now.Load().sinks {
+		state, err := part.worker.Wait(ctx, st.Last)
+		s := part.worker.Status()
 		switch {
 		case err != nil:
 			return worst(errs...) // ended early: the cause is told elsewhere

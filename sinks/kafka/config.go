@@ -64,7 +64,7 @@ type Config struct {
 	Compression string `koanf:"compression"`
 	ClientID    string `koanf:"client_id"` // for the brokers' logs and quotas; default cwprelay
 
-	TLS  httpx.TLS `koanf:"tls"` // files are read again when connections are made anew
+	TLS  httpx.TLS `koanf:"tls"` // files are read again when they change
 	SASL SASL      `koanf:"sasl"`
 
 	// MaxMessageBytes is the topic's max.message.bytes, default 1 MiB: the

@@ -155,17 +155,25 @@ func same(failed map[int]error, n int) error {
 	return first
 }
 
-// connected returns the link to the cluster, a new one after a failure.
+// connected returns the link to the cluster, a new one after a failure and when
+// TLS files have changed. While new files cannot be used (a rotation under way),
+// the former link counts.
 func (s *Sink) connected() (*link, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.link == nil {
-		l, err := newLink(s.cfg)
-		if err != nil {
-			return nil, sinks.Halt(err) // files of TLS
-		}
-		s.link = l
+	if s.link != nil && s.link.files == s.cfg.TLS.Stamps() {
+		return s.link, nil
 	}
+	l, err := newLink(s.cfg)
+	switch {
+	case err == nil && s.link != nil:
+		s.link.close()
+	case err != nil && s.link != nil:
+		return s.link, nil
+	case err != nil:
+		return nil, sinks.Halt(err) // files of TLS
+	}
+	s.link = l
 	return s.link, nil
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/sasl"
+
+	"github.com/cwprelay/cwprelay/sinks/internal/httpx"
 )
 
 // A link is the connections to a cluster and what was learned of it through
@@ -24,7 +26,8 @@ type link struct {
 	client *kafka.Client
 	pool   *kafka.Transport
 	conns  *conns
-	login  *login // nil: we do not log in
+	login  *login       // nil: we do not log in
+	files  httpx.Stamps // of the TLS files that it was made of
 }
 
 // newLink reads the TLS files and makes no connection.
@@ -33,7 +36,7 @@ func newLink(cfg Config) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{conns: newConns(cfg.DialTimeout)}
+	l := &link{conns: newConns(cfg.DialTimeout), files: cfg.TLS.Stamps()}
 	l.pool = &kafka.Transport{
 		Dial:           l.conns.dial,
 		DialTimeout:    cfg.DialTimeout,

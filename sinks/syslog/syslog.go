@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/cwprelay/cwprelay/sinks"
+	"github.com/cwprelay/cwprelay/sinks/internal/httpx"
 )
 
 const (
@@ -46,6 +47,7 @@ type Sink struct {
 	buf    []byte
 
 	link   *link          // the connection in use, or for the next batch
+	files  httpx.Stamps   // of the TLS files that it was made with
 	relp   *session       // the RELP session on it
 	closed map[string]int // event_uid → how often it was the first that a closed connection left unanswered
 }
@@ -112,7 +114,7 @@ func (s *Sink) Send(ctx context.Context, batch []sinks.Message) (sinks.Receipt, 
 
 // connect makes a connection where there is none that is alive.
 func (s *Sink) connect(ctx context.Context) error {
-	if s.link != nil && s.link.alive() {
+	if s.link != nil && s.link.alive() && !s.rotated() {
 		return nil
 	}
 	s.drop()
@@ -131,6 +133,16 @@ func (s *Sink) connect(ctx context.Context) error {
 	return nil
 }
 
+// rotated reports whether the TLS files have changed since the connection was
+// made, and can be used.
+func (s *Sink) rotated() bool {
+	if !s.to.tls || s.cfg.TLS.Stamps() == s.files {
+		return false
+	}
+	_, err := s.cfg.TLS.Config()
+	return err == nil
+}
+
 func (s *Sink) dial(ctx context.Context) (*link, error) {
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second}}
 	raw, err := dialer.DialContext(ctx, s.to.network(), s.to.host)
@@ -139,6 +151,7 @@ func (s *Sink) dial(ctx context.Context) (*link, error) {
 	}
 	conn := raw
 	if s.to.tls {
+		s.files = s.cfg.TLS.Stamps()
 		cfg, err := s.cfg.TLS.Config()
 		if err != nil {
 			_ = raw.Close()

@@ -102,7 +102,7 @@ type Client struct {
 
 	mu        sync.Mutex // guards the fields below
 	transport *http.Transport
-	stamps    [3]stamp // of the TLS files that transport was made of
+	stamps    Stamps // of the TLS files that transport was made of
 }
 
 // New makes a client of a valid configuration. The secrets are masked in
@@ -183,7 +183,7 @@ func (c *Client) roundTripper() (http.RoundTripper, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	stamps := c.cfg.TLS.stamps()
+	stamps := c.cfg.TLS.Stamps()
 	if c.transport != nil && stamps == c.stamps {
 		return c.transport, nil
 	}

@@ -71,10 +71,13 @@ type stamp struct {
 	size     int64
 }
 
-// stamps looks at the three files; one that is missing or not configured has
+// Stamps tell one content of the three files from the next.
+type Stamps [3]stamp
+
+// Stamps looks at the three files; one that is missing or not configured has
 // the zero stamp. Symbolic links, as Kubernetes uses them for rotation, are
 // followed.
-func (t TLS) stamps() (all [3]stamp) {
+func (t TLS) Stamps() (all Stamps) {
 	for i, name := range []string{t.CAFile, t.CertFile, t.KeyFile} {
 		if name == "" {
 			continue
