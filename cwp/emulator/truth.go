@@ -37,9 +37,46 @@ func (w *World) Window(begin, end time.Time) (from, to uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	before := func(nanos int64) uint64 {
-		return uint64(sort.Search(len(w.times), func(i int) bool { return w.times[i] >= nanos }))
+		return w.old + uint64(sort.Search(len(w.times), func(i int) bool { return w.times[i] >= nanos }))
 	}
 	return before(begin.UnixNano()), before(end.UnixNano() + 1)
+}
+
+// At is when a change happened; the zero time for tick 0, for one that is yet
+// to come and for one that was forgotten.
+func (w *World) At(tick uint64) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if tick <= w.old || tick > w.tick {
+		return time.Time{}
+	}
+	return time.Unix(0, w.times[tick-w.old-1])
+}
+
+// Forget gives up the truth of the ticks before tick, so that a list that
+// changes for hours does not grow: what ended by then counts as if it had
+// never been, and a time span must not begin before. An id that was deleted by
+// then must not be used again.
+func (w *World) Forget(tick uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	tick = min(tick, w.tick)
+	if tick <= w.old {
+		return
+	}
+	w.times = append([]int64(nil), w.times[tick-w.old:]...)
+	w.old = tick
+	w.rows = slices.DeleteFunc(w.rows, func(r *row) bool {
+		if r.place < 0 && r.now.to <= tick {
+			delete(w.byID, r.id)
+			return true
+		}
+		if len(r.past) > 0 && r.past[0].to <= tick {
+			kept := r.past[sort.Search(len(r.past), func(i int) bool { return r.past[i].to > tick }):]
+			r.past = append([]version(nil), kept...)
+		}
+		return false
+	})
 }
 
 // VisibleThroughout returns the pairs that were visible at every tick from

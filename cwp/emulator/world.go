@@ -32,9 +32,11 @@ type World struct {
 
 	now   time.Time // of the last change
 	tick  uint64    // number of changes so far
-	times []int64   // Unix nanoseconds of change i+1
+	old   uint64    // changes whose times were forgotten
+	times []int64   // Unix nanoseconds of change old+i+1
 
-	rows    []*row // all that ever were
+	rows    []*row // all that ever were, but for those that were forgotten
+	serials int    // rows that ever were
 	visible []*row // in no order
 	byID    map[string]*row
 	indexes [2]index
@@ -45,7 +47,7 @@ type World struct {
 
 // A row is one event and its past.
 type row struct {
-	serial  int // its index in World.rows
+	serial  int // order of insertion
 	place   int // its index in World.visible; -1 when it was deleted
 	id      string
 	keys    [2]int64 // by start and by detection
@@ -292,7 +294,8 @@ func (w *World) addNew(rows []*row) ([]string, error) {
 // add makes rows visible from the present tick on.
 func (w *World) add(rows ...*row) {
 	for _, r := range rows {
-		r.serial, r.place = len(w.rows), len(w.visible)
+		r.serial, r.place = w.serials, len(w.visible)
+		w.serials++
 		r.keys = [2]int64{keyOf(r.start), keyOf(r.now.detect)}
 		r.now.from, r.now.to = w.tick, still
 		w.rows = append(w.rows, r)

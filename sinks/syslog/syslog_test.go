@@ -1,12 +1,10 @@
 package syslog_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -27,119 +25,25 @@ import (
 	"github.com/cwprelay/cwprelay/sinks"
 	"github.com/cwprelay/cwprelay/sinks/sinktest"
 	"github.com/cwprelay/cwprelay/sinks/syslog"
+	"github.com/cwprelay/cwprelay/sinks/syslog/syslogtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A peer is a receiver of our own: it reads connections and speaks RELP where
-// it is told to.
-type peer struct {
-	t    *testing.T
-	ln   net.Listener
-	relp bool
-	// answer says what a RELP message is answered by; "" closes the connection.
-	answer func(message string) string
-
-	wg    sync.WaitGroup
-	mu    sync.Mutex // guards the rest
-	got   []string
-	bytes []byte
-	conns map[net.Conn]bool
-}
-
-func newPeer(t *testing.T, relp bool) *peer {
+// listen runs a receiver until the test ends.
+func listen(t *testing.T, cfg syslogtest.Config) *syslogtest.Receiver {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	r, err := syslogtest.Listen(nil, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &peer{t: t, ln: ln, relp: relp, conns: map[net.Conn]bool{}, answer: func(string) string { return "200 OK" }}
-	p.wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			p.mu.Lock()
-			p.conns[c] = true
-			p.mu.Unlock()
-			p.wg.Go(func() {
-				defer c.Close()
-				if relp {
-					p.serveRELP(c)
-				} else {
-					p.serve(c)
-				}
-			})
+	t.Cleanup(func() {
+		r.Close()
+		if v := r.Violations(); len(v) > 0 {
+			t.Errorf("the receiver would not like %v", v)
 		}
 	})
-	t.Cleanup(p.close)
-	return p
-}
-
-// close is what happens to all connections of a process that dies.
-func (p *peer) close() {
-	p.ln.Close()
-	p.mu.Lock()
-	for c := range p.conns {
-		c.Close()
-	}
-	p.mu.Unlock()
-	p.wg.Wait()
-}
-
-func (p *peer) serve(c net.Conn) {
-	all, _ := io.ReadAll(c)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.bytes = append(p.bytes, all...)
-}
-
-func (p *peer) serveRELP(c net.Conn) {
-	r := bufio.NewReader(c)
-	for {
-		txnr, err := r.ReadString(' ')
-		if err != nil {
-			return
-		}
-		command, _ := r.ReadString(' ')
-		var size int
-		if _, err := fmt.Fscanf(r, "%d", &size); err != nil {
-			return
-		}
-		data := make([]byte, size)
-		if size > 0 {
-			_, _ = r.Discard(1)
-			_, _ = io.ReadFull(r, data)
-		}
-		if b, err := r.ReadByte(); err != nil || b != '\n' {
-			p.t.Errorf("frame does not end with LF: %q, %v", b, err)
-			return
-		}
-		answer := ""
-		switch strings.TrimSpace(command) {
-		case "open":
-			answer = "200 OK\nrelp_version=0\ncommands=syslog"
-		case "syslog":
-			p.mu.Lock()
-			answer = p.answer(string(data))
-			if strings.HasPrefix(answer, "200") {
-				p.got = append(p.got, string(data))
-			}
-			p.mu.Unlock()
-			if answer == "" {
-				return
-			}
-		case "close":
-			_, _ = fmt.Fprintf(c, "%srsp 0\n0 serverclose 0\n", txnr)
-			return
-		default:
-			p.t.Errorf("command %q", command)
-		}
-		if _, err := fmt.Fprintf(c, "%srsp %d %s\n", txnr, len(answer), answer); err != nil {
-			return
-		}
-	}
+	return r
 }
 
 func open(t *testing.T, cfg syslog.Config) *syslog.Sink {
@@ -167,7 +71,7 @@ func TestContract(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			sinktest.Working(t, func(t *testing.T) sinks.Sink {
 				t.Helper()
-				return syslog.New(syslog.Config{Address: tc.scheme + "://" + newPeer(t, tc.scheme == "relp").ln.Addr().String(), Ack: tc.ack})
+				return syslog.New(syslog.Config{Address: tc.scheme + "://" + listen(t, syslogtest.Config{RELP: tc.scheme == "relp"}).Addr(), Ack: tc.ack})
 			})
 			if tc.ack == syslog.AckRELP { // a stream has no answers
 				sinktest.Network(t, func(address string) sinks.Sink {
@@ -349,47 +253,47 @@ func FuzzMessage(f *testing.F) {
 }
 
 func TestFramesAreReadByAnotherParser(t *testing.T) {
-	p := newPeer(t, false)
-	s := open(t, syslog.Config{Address: "tcp://" + p.ln.Addr().String()})
+	var stream bytes.Buffer
+	p := listen(t, syslogtest.Config{Answer: func(received []byte) string {
+		stream.Write(received)
+		return syslogtest.OK
+	}})
+	s := open(t, syslog.Config{Address: "tcp://" + p.Addr()})
 	if _, err := s.Send(t.Context(), sinktest.Messages(300)); err != nil {
 		t.Fatal(err)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.Close()
 	n := 0
 	octetcounting.NewParser(gosyslog.WithListener(func(r *gosyslog.Result) {
 		if r.Error != nil {
 			t.Error(r.Error)
 		}
 		n++
-	})).Parse(bytes.NewReader(p.bytes))
+	})).Parse(&stream)
 	if n != 300 {
 		t.Errorf("%d messages were read", n)
 	}
 }
 
 func TestReceiverThatDiesAfterReadingIsNotBelieved(t *testing.T) {
-	p := newPeer(t, false)
-	s := open(t, syslog.Config{Address: "tcp://" + p.ln.Addr().String()})
+	p := listen(t, syslogtest.Config{})
+	s := open(t, syslog.Config{Address: "tcp://" + p.Addr()})
 	if _, err := s.Send(t.Context(), sinktest.Messages(2)); err != nil {
 		t.Fatal(err)
 	}
 	// It reads all there is, and dies as our side closes: all its connections
 	// end, the one of the batch cleanly.
-	p2 := newPeer(t, false)
-	s2 := open(t, syslog.Config{Address: "tcp://" + p2.ln.Addr().String()})
+	p2 := listen(t, syslogtest.Config{})
+	s2 := open(t, syslog.Config{Address: "tcp://" + p2.Addr()})
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-			p2.mu.Lock()
-			n := len(p2.conns)
-			p2.mu.Unlock()
-			if n == 2 { // the witness is there
+			if p2.Connections() == 2 { // the witness is there
 				break
 			}
 		}
-		p2.close()
+		p2.Close()
 	}()
 	_, err := s2.Send(t.Context(), sinktest.Messages(2))
 	<-ended
@@ -441,25 +345,23 @@ func TestSessionThatIsNotReadToItsEndIsNoSuccess(t *testing.T) {
 }
 
 func TestEachRELPMessageIsAnswered(t *testing.T) {
-	p := newPeer(t, true)
-	s := open(t, syslog.Config{Address: "relp://" + p.ln.Addr().String(), Window: 7})
+	p := listen(t, syslogtest.Config{RELP: true})
+	s := open(t, syslog.Config{Address: "relp://" + p.Addr(), Window: 7})
 	for range 2 { // one session
 		receipt, err := s.Send(t.Context(), sinktest.Messages(100))
 		if err != nil || receipt.Answer != "rsp 200 for 100 of 100" {
 			t.Fatalf("receipt %+v, %v", receipt, err)
 		}
 	}
-	if len(p.got) != 200 || len(p.conns) != 1 {
-		t.Errorf("%d messages by %d connections", len(p.got), len(p.conns))
+	if len(p.Messages()) != 200 || p.Connections() != 1 {
+		t.Errorf("%d messages by %d connections", len(p.Messages()), p.Connections())
 	}
-	p.mu.Lock()
-	p.answer = func(m string) string {
-		if strings.Contains(m, `"event_id":3,`) {
+	p.SetAnswer(func(m []byte) string {
+		if bytes.Contains(m, []byte(`"event_id":3,`)) {
 			return "500 no"
 		}
-		return "200 OK"
-	}
-	p.mu.Unlock()
+		return syslogtest.OK
+	})
 	_, err := s.Send(t.Context(), sinktest.Messages(5))
 	partial, ok := errors.AsType[*sinks.PartialError](err)
 	if !ok || len(partial.Failed) != 1 || sinks.ClassOf(partial.Failed[2]) != sinks.ClassRetry || !sinks.IsAnswer(partial.Failed[2]) {
@@ -468,14 +370,13 @@ func TestEachRELPMessageIsAnswered(t *testing.T) {
 }
 
 func TestMessageThatClosesTheConnectionIsFound(t *testing.T) {
-	p := newPeer(t, true)
-	p.answer = func(m string) string {
-		if strings.Contains(m, `"event_id":3,`) {
+	p := listen(t, syslogtest.Config{RELP: true, Answer: func(m []byte) string {
+		if bytes.Contains(m, []byte(`"event_id":3,`)) {
 			return ""
 		}
-		return "200 OK"
-	}
-	s := open(t, syslog.Config{Address: "relp://" + p.ln.Addr().String(), Window: 1})
+		return syslogtest.OK
+	}})
+	s := open(t, syslog.Config{Address: "relp://" + p.Addr(), Window: 1})
 	batch := sinktest.Messages(5)
 	for try := 1; try <= 3; try++ {
 		_, err := s.Send(t.Context(), batch)
@@ -503,12 +404,12 @@ func TestMessageThatClosesTheConnectionIsFound(t *testing.T) {
 }
 
 func TestDeadConnectionIsNoticedBeforeWriting(t *testing.T) {
-	p := newPeer(t, false)
-	s := open(t, syslog.Config{Address: "tcp://" + p.ln.Addr().String(), Ack: syslog.AckNone})
+	p := listen(t, syslogtest.Config{})
+	s := open(t, syslog.Config{Address: "tcp://" + p.Addr(), Ack: syslog.AckNone})
 	if _, err := s.Send(t.Context(), sinktest.Messages(1)); err != nil {
 		t.Fatal(err)
 	}
-	p.close()
+	p.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	for ctx.Err() == nil {

@@ -33,6 +33,14 @@ type Config struct {
 	MaxBody       int           // bytes after decompression, answered with 413; default 800 MiB
 	CloudLimit    int           // bytes after decompression, answered with code 6 naming object 0; 0: none
 	TakesNothing  bool          // a receiver that indexes nothing of a refused request, unlike Splunk
+
+	// Refuse says of an event that it is refused, with code 6. Nil: none is.
+	Refuse func(Event) bool
+	// Take is given each event that is indexed. It is called by one goroutine at
+	// a time. Nil: nobody is told.
+	Take func(Event)
+	// Forgets is a collector that keeps nothing of what it indexed.
+	Forgets bool
 }
 
 // DefaultToken is the token of a Config without one.
@@ -483,8 +491,13 @@ func (s *Server) take(id string, body []byte, f Fault) answer {
 	}
 	for _, e := range good {
 		e.Request, e.Channel = s.requests[Events], id
-		s.events = append(s.events, e)
-		s.seen[e.UID]++
+		if s.cfg.Take != nil {
+			s.cfg.Take(e)
+		}
+		if !s.cfg.Forgets {
+			s.events = append(s.events, e)
+			s.seen[e.UID]++
+		}
 	}
 	if problem.body != nil {
 		return problem
@@ -587,6 +600,9 @@ func (s *Server) object(object map[string]json.RawMessage, n int) (Event, answer
 	if len(s.cfg.Indexes) > 0 && e.Index != "" && !slices.Contains(s.cfg.Indexes, e.Index) {
 		a := say(http.StatusBadRequest, 7, "Incorrect index").about(n + 1) // the collector names the object after it
 		return Event{}, a
+	}
+	if s.cfg.Refuse != nil && s.cfg.Refuse(e) {
+		return bad(6, "Invalid data format")
 	}
 	return e, answer{}
 }

@@ -1,0 +1,494 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/cwprelay/cwprelay/sinks/elastic/elastictest"
+	"github.com/cwprelay/cwprelay/sinks/splunkhec/hectest"
+	"github.com/cwprelay/cwprelay/sinks/syslog/syslogtest"
+)
+
+// batch is the most records of one attempt, and window how many requests to a
+// destination with acknowledgement may wait for it: what is in flight.
+const (
+	batch  = 100
+	window = 4
+)
+
+// A destination is where one sink delivers to: it counts, and misbehaves as it
+// is told.
+type destination struct {
+	name    string // of the sink
+	config  string // the sink's block of the configuration; %s is the address
+	address string // that it listens on; empty for a file
+	index   int    // in the ledger
+	ledger  *ledger
+	window  int  // requests that may be in flight at once
+	late    bool // what was answered is in flight until it is confirmed
+
+	catchUp func() error // waits until what was delivered is noted
+	close   func()
+
+	mu      sync.Mutex // guards the rest and serializes requests
+	manners manners
+	random  *rand.Rand
+	down    bool
+	arrived int   // records
+	life    int   // of them since the last kill
+	recent  []int // records of the last requests since the last kill, where that tells
+	allowed int   // duplicates that kills and lost answers account for
+	faults  map[string]int
+}
+
+// manners are the probabilities of what befalls a request.
+type manners struct {
+	refuse float64 // answered 503, nothing taken
+	reset  float64 // the connection is cut, nothing taken
+	lose   float64 // everything is taken, and the connection is cut before the answer
+	slow   float64 // answered late
+	poison int     // every so many-th event is refused for good; 0: none
+}
+
+// bad chooses the events that a destination refuses for good, by their id: the
+// same ones every time.
+func (m manners) bad(id string) bool {
+	if m.poison == 0 {
+		return false
+	}
+	n := 7
+	for _, c := range id {
+		n = n*31 + int(c)
+	}
+	return (n&0x7fffffff)%m.poison == 0
+}
+
+// take notes a record, or that it could not be read.
+func (d *destination) take(a arrival, err error, body []byte) {
+	if err != nil {
+		d.ledger.e.broke("%s was sent what cannot be read (%v): %.300q", d.name, err, body)
+		return
+	}
+	d.arrived++
+	d.life++
+	d.ledger.arrive(d.index, a)
+}
+
+// setManners changes how the destination behaves from now on.
+func (d *destination) setManners(m manners) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.manners = m
+}
+
+// count is how many records came.
+func (d *destination) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.arrived
+}
+
+// killed accounts for what was in flight when the daemon was killed.
+func (d *destination) killed() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.allowed += d.inFlight()
+	d.recent, d.life = nil, 0
+}
+
+// inFlight is the most that may not have been settled: the last requests, where
+// they are known, and no more than so many batches.
+func (d *destination) inFlight() int {
+	n := d.life
+	if d.recent != nil {
+		n = 0
+		for _, r := range d.recent {
+			n += r
+		}
+	}
+	return min(n, d.window*batch)
+}
+
+// request notes that one request brought n records. Of a destination that
+// confirms later than it answers it says nothing of what is in flight.
+func (d *destination) request(n int) {
+	if n == 0 || d.late {
+		return
+	}
+	if d.recent = append(d.recent, n); len(d.recent) > d.window {
+		d.recent = d.recent[1:]
+	}
+}
+
+// fate draws what befalls a request.
+func (d *destination) fate() string {
+	if d.down {
+		return "down"
+	}
+	draw := d.random.Float64()
+	for _, f := range []struct {
+		name string
+		p    float64
+	}{{"refuse", d.manners.refuse}, {"reset", d.manners.reset}, {"lose", d.manners.lose}, {"slow", d.manners.slow}} {
+		if draw -= f.p; draw < 0 {
+			d.faults[f.name]++
+			return f.name
+		}
+	}
+	return ""
+}
+
+// handler is the destination as an HTTP server: next, which takes records by
+// calls of take, behind its manners.
+func (d *destination) handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return // broken off by the client: nothing is taken
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		answer := httptest.NewRecorder()
+		d.mu.Lock()
+		fate, n := d.fate(), d.arrived
+		if fate != "refuse" && fate != "reset" && fate != "down" {
+			next.ServeHTTP(answer, r)
+			n = d.arrived - n
+			d.request(n)
+			// An answer that is lost, or that refuses what comes behind, brings the
+			// same records again.
+			if fate == "lose" || answer.Code >= http.StatusBadRequest {
+				d.allowed += n
+			}
+		}
+		d.mu.Unlock()
+		switch fate {
+		case "refuse", "down":
+			http.Error(w, "overloaded", http.StatusServiceUnavailable)
+			return
+		case "reset", "lose":
+			panic(http.ErrAbortHandler) // net/http's way to end a connection
+		case "slow":
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-r.Context().Done():
+			}
+		}
+		maps.Copy(w.Header(), answer.Header())
+		w.WriteHeader(answer.Code)
+		_, _ = w.Write(answer.Body.Bytes()) // the client may be gone
+	})
+}
+
+// serve makes the destination listen.
+func (d *destination) serve(h http.Handler) error {
+	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: d.handler(h), ReadHeaderTimeout: time.Minute, ErrorLog: silent()}
+	go func() { _ = srv.Serve(ln) }()
+	d.address = ln.Addr().String()
+	d.close = func() { _ = srv.Close() }
+	return nil
+}
+
+// everyKind is the list of destinations: each kind of sink that counts records,
+// in the forms that it has by default.
+func everyKind(ctx context.Context, e *evidence, l *ledger, dir string, forget bool) ([]*destination, error) {
+	var all []*destination
+	for i, open := range []func(*destination) error{
+		openHEC(forget), openKafka(ctx, forget), openElastic(forget), openRELP, openStream, openWebhook, openFile(filepath.Join(dir, "archive.jsonl")),
+	} {
+		d := &destination{
+			ledger: l, window: 1, faults: map[string]int{}, random: rand.New(rand.NewPCG(e.Seed, uint64(100+i))),
+			catchUp: func() error { return nil }, close: func() {},
+		}
+		if err := open(d); err != nil {
+			for _, d := range all {
+				d.close()
+			}
+			return nil, err
+		}
+		d.index = l.add(d.name)
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+// openHEC is Splunk with indexer acknowledgement.
+func openHEC(forget bool) func(*destination) error {
+	return func(d *destination) error {
+		d.name, d.window, d.late = "soc", window, true
+		d.config = fmt.Sprintf(`{splunk_hec: {url: "http://%%s", token: %s, ack: "on", window: %d, ack_timeout: 10s}`, hectest.DefaultToken, window)
+		return d.serve(hectest.New(hectest.Config{
+			Ack: true, AckDelay: 20 * time.Millisecond, Forgets: forget,
+			Refuse: func(e hectest.Event) bool { return d.manners.bad(after(e.Event, `"event_id":`, ",}")) },
+			Take: func(e hectest.Event) {
+				a, err := ofSplunk(e.Event)
+				if err == nil && a.uid != e.UID {
+					err = fmt.Errorf("the indexed field says event_uid %q", e.UID)
+				}
+				d.take(a, err, e.Event)
+			},
+		}))
+	}
+}
+
+// topic is that of the Kafka destination.
+const topic = "cwp.findings"
+
+// openKafka is a broker, read back by another implementation's client.
+func openKafka(ctx context.Context, forget bool) func(*destination) error {
+	return func(d *destination) error {
+		ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
+		if err != nil {
+			return err
+		}
+		cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, topic),
+			kfake.ListenFn(func(string, string) (net.Listener, error) { return ln, nil }))
+		if err != nil {
+			return err
+		}
+		consumer, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
+		if err != nil {
+			cluster.Close()
+			return err
+		}
+		// What is refused and what is appended without the client being told.
+		draw := func(fate string) func(kmsg.Request) bool {
+			return func(kmsg.Request) bool {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				p := d.manners.refuse
+				if fate == "lose" {
+					p = d.manners.lose
+				}
+				hit := d.down && fate == "refuse" || d.random.Float64() < p
+				if hit && !d.down {
+					d.faults[fate]++
+				}
+				if hit && fate == "lose" {
+					d.allowed += batch
+				}
+				return hit
+			}
+		}
+		produce := []kmsg.Key{kmsg.Produce}
+		cluster.Fault(
+			kfake.Fault{Keys: produce, Err: kerr.NotLeaderForPartition, Count: -1, When: draw("refuse")},
+			kfake.Fault{Keys: produce, Err: kerr.NotEnoughReplicasAfterAppend, Count: -1, When: draw("lose")},
+		)
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		var read atomic.Int64
+		var reading sync.WaitGroup
+		reading.Go(func() {
+			for ctx.Err() == nil {
+				consumer.PollFetches(ctx).EachPartition(func(p kgo.FetchTopicPartition) {
+					for _, r := range p.Records {
+						a, err := ofECS(r.Value)
+						for _, h := range r.Headers {
+							if h.Key == "event_uid" && err == nil && string(h.Value) != a.uid {
+								err = fmt.Errorf("the header says event_uid %q", h.Value)
+							}
+						}
+						d.mu.Lock()
+						d.take(a, err, r.Value)
+						d.mu.Unlock()
+					}
+					read.Add(int64(len(p.Records)))
+					if n := len(p.Records); forget && n > 0 {
+						// What was read and is not kept anywhere else.
+						_ = cluster.DeleteRecords(topic, p.Partition, p.Records[n-1].Offset+1)
+					}
+				})
+			}
+		})
+		d.name, d.address = "bus", ln.Addr().String()
+		d.config = fmt.Sprintf(`{kafka: {brokers: ["%%s"], topic: %s}`, topic)
+		d.catchUp = func() error {
+			return eventually(30*time.Second, func() (bool, string) {
+				written := int64(0)
+				for _, p := range cluster.PartitionInfos(topic) {
+					written += p.HighWatermark
+				}
+				return read.Load() == written, fmt.Sprintf("%d of %d records read back from Kafka", read.Load(), written)
+			})
+		}
+		d.close = func() { cancel(); reading.Wait(); consumer.Close(); cluster.Close() }
+		return nil
+	}
+}
+
+// openElastic is a node's _bulk.
+func openElastic(forget bool) func(*destination) error {
+	return func(d *destination) error {
+		d.name = "search"
+		d.config = `{elasticsearch: {urls: ["http://%s"]}`
+		return d.serve(elastictest.New(elastictest.Config{
+			Forgets: forget,
+			Refuse: func(_ string, document []byte) (int, string) {
+				if d.manners.bad(after(document, `"event_id":`, ",}")) {
+					return http.StatusBadRequest, `{"type":"document_parsing_exception","reason":"this event is refused"}`
+				}
+				return 0, ""
+			},
+			Take: func(id string, document []byte, _ bool) {
+				a, err := ofECS(document)
+				if err == nil && a.uid != id {
+					err = fmt.Errorf("its _id is %q", id)
+				}
+				d.take(a, err, document)
+			},
+		}))
+	}
+}
+
+// openWebhook is a receiver of one event a request.
+func openWebhook(d *destination) error {
+	d.name, d.window = "hook", 20 // an attempt is so many requests
+	d.config = `{webhook: {url: "http://%s/hook", allow_private: true}`
+	return d.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body) // was read before
+		a, err := ofECS(body)
+		if d.manners.bad(a.id) {
+			http.Error(w, "this event is refused", http.StatusUnprocessableEntity)
+			return
+		}
+		if err == nil && a.uid != r.Header.Get("Webhook-Id") {
+			err = fmt.Errorf("its webhook-id is %q", r.Header.Get("Webhook-Id"))
+		}
+		d.take(a, err, body)
+	}))
+}
+
+// syslogOptions give each message its event_uid and the room to hold it whole.
+const syslogOptions = "enterprise_number: 64999, max_message_bytes: 65536"
+
+// openRELP is a receiver of RELP.
+func openRELP(d *destination) error {
+	return d.listen("collector", `{syslog: {address: "relp://%s", `+syslogOptions+`}`, true)
+}
+
+// openStream is a receiver of syslog over TCP that reads to the end.
+func openStream(d *destination) error {
+	return d.listen("stream", `{syslog: {address: "tcp://%s", `+syslogOptions+`}`, false)
+}
+
+func (d *destination) listen(name, config string, relp bool) error {
+	d.name, d.config = name, config
+	r, err := syslogtest.Listen(nil, syslogtest.Config{
+		RELP: relp,
+		Answer: func(received []byte) string {
+			if len(received) == 0 {
+				return syslogtest.OK // a connection that only watches
+			}
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			switch d.fate() {
+			case "refuse", "down":
+				if relp {
+					return "500 overloaded"
+				}
+				d.allowed += batch // a stream is taken all the same
+				return ""
+			case "reset", "lose":
+				if !relp {
+					d.allowed += batch
+				}
+				return ""
+			case "slow":
+				time.Sleep(20 * time.Millisecond)
+			}
+			return syslogtest.OK
+		},
+		Take: func(message []byte) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			a, err := ofCEF(message)
+			d.take(a, err, message)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	d.address = r.Addr()
+	d.close = func() {
+		r.Close()
+		for _, v := range r.Violations() {
+			d.ledger.e.broke("%s: the receiver would not like %s", name, v)
+		}
+	}
+	return nil
+}
+
+// openFile is a file, read as it grows. The beginning of a line that a killed
+// process left is ended by the next; the record follows whole.
+func openFile(path string) func(*destination) error {
+	return func(d *destination) error {
+		d.name, d.config = "archive", fmt.Sprintf(`{file: {path: %q}`, path)
+		lines := tail{path: path}
+		d.catchUp = func() error {
+			return lines.read(func(line []byte) {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				a, err := ofECS(line)
+				if err != nil || line[len(line)-1] != '}' {
+					d.faults["torn lines"]++
+					return
+				}
+				d.take(a, nil, line)
+			})
+		}
+		return nil
+	}
+}
+
+// A tail reads the lines that were added to a file.
+type tail struct {
+	path string
+	at   int64
+	mu   sync.Mutex // guards at
+}
+
+func (t *tail) read(each func(line []byte)) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f, err := os.Open(t.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // it is only read
+	text, err := io.ReadAll(io.NewSectionReader(f, t.at, 1<<62-t.at))
+	if err != nil {
+		return err
+	}
+	end := bytes.LastIndexByte(text, '\n') + 1
+	for line := range bytes.Lines(text[:end]) {
+		if line = line[:len(line)-1]; len(line) > 0 {
+			each(line)
+		}
+	}
+	t.at += int64(end)
+	return nil
+}
