@@ -53,8 +53,7 @@ var (
 // newPlaces makes the files that the configurations of a page refer to.
 func newPlaces(t *testing.T, p page) places {
 	t.Helper()
-	// Short: the path of a socket may not be long.
-	dir, err := os.MkdirTemp("", "docs")
+	dir, err := os.MkdirTemp("", "docs") //nolint:usetesting // short: the path of a socket may not be long
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +220,7 @@ func newPageStage(t *testing.T, p page) *pageStage {
 	console, api := freeAddress(t), freeAddress(t)
 	s.place.pairs = append(s.place.pairs, "127.0.0.1:9810", console, "127.0.0.1:9811", api)
 	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" != emulate ] || { shift; set -- emulate --listen %s \"$@\"; }\n%s=1 exec %s \"$@\"\n", api, asProgram, program)
-	if err := os.WriteFile(filepath.Join(s.place.dir, "bin", "cwprelay"), []byte(script), 0o700); err != nil { //nolint:gosec // it is to be executed
+	if err := os.WriteFile(filepath.Join(s.place.dir, "bin", "cwprelay"), []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	checkout, err := filepath.Abs(root)
@@ -236,12 +235,12 @@ func newPageStage(t *testing.T, p page) *pageStage {
 		"TENCENTCLOUD_SECRET_ID":  emulator.DefaultSecretID,
 		"TENCENTCLOUD_SECRET_KEY": docsSecret,
 
-		"DOCS_API":              s.api(),
-		"DOCS_HEC":              serveDocs(t, hectest.New(hectest.Config{Token: docsSecret, Ack: true})),
-		"DOCS_KAFKA":            docsKafka(t),
-		"DOCS_ELASTIC":          serveDocs(t, http.HandlerFunc(docsElastic)),
-		"DOCS_RECEIVER":         serveDocs(t, http.HandlerFunc(docsReceiver)),
-		"DOCS_SYSLOG":           docsSyslog(t),
+		"DOCS_API":      s.api(),
+		"DOCS_HEC":      serveDocs(t, hectest.New(hectest.Config{Token: docsSecret, Ack: true})),
+		"DOCS_KAFKA":    docsKafka(t),
+		"DOCS_ELASTIC":  serveDocs(t, http.HandlerFunc(docsElastic)),
+		"DOCS_RECEIVER": serveDocs(t, http.HandlerFunc(docsReceiver)),
+		"DOCS_SYSLOG":   docsSyslog(t),
 	})
 	return s
 }

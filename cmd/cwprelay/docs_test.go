@@ -246,13 +246,13 @@ func TestDocsExamplesAreValid(t *testing.T) {
 			switch {
 			case s.lang == "yaml" && s.marks["not cwprelay's"] != "":
 				parsed++
-				err = parseYAML(s.text)
+				err = parse(yaml.NewDecoder(strings.NewReader(s.text)))
 			case s.lang == "yaml":
 				loaded++
 				err = loadExample(t, place, s)
 			case s.lang == "json":
 				parsed++
-				err = parseJSON(s.text)
+				err = parse(json.NewDecoder(strings.NewReader(s.text)))
 			}
 			if err != nil {
 				t.Errorf("%s:%d: %v\n%s", p.name, s.line, err, s.text)
@@ -265,21 +265,11 @@ func TestDocsExamplesAreValid(t *testing.T) {
 	}
 }
 
-func parseYAML(text string) error {
-	for d := yaml.NewDecoder(strings.NewReader(text)); ; {
-		var any any
-		if err := d.Decode(&any); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
-}
-
-func parseJSON(text string) error {
-	for d := json.NewDecoder(strings.NewReader(text)); ; {
-		var any any
-		if err := d.Decode(&any); errors.Is(err, io.EOF) {
+// parse reads all documents of a text.
+func parse(d interface{ Decode(v any) error }) error {
+	for {
+		var doc any
+		if err := d.Decode(&doc); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -317,7 +307,7 @@ func loadExample(t *testing.T, place places, s step) error {
 		}
 	}
 	if s.marks["part of"] == "sinks.hook.webhook" {
-		doc["sinks"].(map[string]any)["hook"].(map[string]any)["webhook"].(map[string]any)["url"] = "https://receiver.example/" //nolint:errcheck // made above
+		doc["sinks"].(map[string]any)["hook"].(map[string]any)["webhook"].(map[string]any)["url"] = "https://receiver.example/"
 	}
 	text, err := yaml.Marshal(doc)
 	if err != nil {
