@@ -33,6 +33,7 @@ const (
 	rowGap     byte = 0x19
 	rowMeta    byte = 0x1a
 	rowReplay  byte = 0x1b
+	rowMarks   byte = 0x1c // of a file of its own
 )
 
 var errDamaged = errors.New("damaged row")

@@ -74,6 +74,7 @@ type File struct {
 
 	// Of the writer alone.
 	meta     meta
+	marks    *os.File // nil: there is none
 	diskAt   time.Time
 	diskFree int64
 }
@@ -82,6 +83,7 @@ type File struct {
 type meta struct {
 	Bytes   int64 `json:"bytes"` // of all rows of log, state and dead, keys included
 	Keys    int   `json:"keys"`
+	Dead    int   `json:"dead"` // dead letters
 	Damaged int   `json:"damaged"`
 }
 
@@ -94,7 +96,7 @@ func Open(cfg Config, opt Options) (*File, error) {
 		ops: make(chan *op), closed: make(chan struct{}), gone: make(chan struct{}), dead: make(chan struct{}),
 		changed: make(chan struct{}), leases: map[string]*fileLease{}, limits: cfg, rules: opt.Sinks,
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := makeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
 	if _, err := os.Stat(f.path); errors.Is(err, fs.ErrNotExist) {
@@ -102,12 +104,11 @@ func Open(cfg Config, opt Options) (*File, error) {
 			return nil, fmt.Errorf("create the journal in %s: %w", cfg.Dir, err)
 		}
 	}
-	lost, err := f.openSound()
-	if err != nil {
+	if err := f.openSound(); err != nil {
 		return nil, err
 	}
-	if err := f.begin(lost); err != nil {
-		return nil, errors.Join(fmt.Errorf("open the journal in %s: %w", cfg.Dir, err), f.db.Close())
+	if err := f.begin(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the journal in %s: %w", cfg.Dir, err), f.db.Close(), f.closeMarks())
 	}
 	f.register()
 	go f.write()
@@ -132,13 +133,22 @@ func (f *File) boltOptions() *bolt.Options {
 // create makes an empty journal under another name first: a torn first write
 // is the one state that the engine does not recover from.
 func (f *File) create() error {
-	tmp := f.path + ".tmp"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	tmp, err := f.createTemporary()
+	if err != nil {
 		return err
+	}
+	return f.moveInto(tmp)
+}
+
+// createTemporary makes an empty journal that nobody finds by its name.
+func (f *File) createTemporary() (tmp string, err error) {
+	tmp = f.path + ".tmp"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
 	}
 	db, err := bolt.Open(tmp, 0o600, f.boltOptions())
 	if err != nil {
-		return err
+		return "", err
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
 		for _, name := range buckets() {
@@ -148,10 +158,7 @@ func (f *File) create() error {
 		}
 		return nil
 	})
-	if err := errors.Join(err, db.Sync(), db.Close()); err != nil {
-		return err
-	}
-	return f.moveInto(tmp)
+	return tmp, errors.Join(err, db.Sync(), db.Close())
 }
 
 func (f *File) moveInto(tmp string) error {
@@ -162,26 +169,26 @@ func (f *File) moveInto(tmp string) error {
 }
 
 // openSound opens the file if its structure is sound, else what could be
-// salvaged of it. lost says that states were lost.
-func (f *File) openSound() (lost bool, err error) {
+// salvaged of it.
+func (f *File) openSound() error {
 	db, damage := f.openChecked()
 	switch {
 	case damage == nil:
 		f.db = db
-		return false, nil
+		return nil
 	case errors.Is(damage, ErrLocked), errors.Is(damage, fs.ErrPermission):
-		return false, damage
+		return damage
 	}
 	aside := fmt.Sprintf("%s.damaged-%s", f.path, time.Now().UTC().Format("20060102T150405.000"))
 	if err := f.salvage(aside, damage); err != nil {
-		return false, fmt.Errorf("the journal is damaged (%w) and could not be carried over to a new file: %w", damage, err)
+		return fmt.Errorf("the journal is damaged (%w) and could not be carried over to a new file: %w", damage, err)
 	}
-	db, err = f.openChecked()
+	db, err := f.openChecked()
 	if err != nil {
-		return false, fmt.Errorf("open the salvaged journal: %w", err)
+		return fmt.Errorf("open the salvaged journal: %w", err)
 	}
 	f.db, f.aside = db, []string{aside}
-	return true, nil
+	return nil
 }
 
 // openChecked locks the file, looks at its structure, and only then lets the
@@ -222,28 +229,36 @@ func lockedError(dir string) error {
 }
 
 // begin reads what the writer needs, and makes the cursors of new sinks.
-func (f *File) begin(lost bool) error {
+func (f *File) begin() error {
+	var row []byte
 	err := f.db.Update(func(tx *bolt.Tx) error {
 		for _, name := range buckets() {
 			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}
 		}
-		if row := tx.Bucket([]byte("meta")).Get([]byte("figures")); row != nil {
-			if err := decodeJSON(rowMeta, []byte("figures"), row, &f.meta); err != nil {
+		figures := tx.Bucket([]byte("meta")).Get([]byte("figures"))
+		if err := decodeJSON(rowMeta, []byte("figures"), figures, &f.meta); err != nil {
+			f.recount(tx)
+			if figures != nil || f.meta.Bytes > 0 {
 				f.report("the journal's figures are damaged and are counted anew")
-				f.recount(tx)
 			}
 		}
-		if lost {
-			f.recount(tx)
+		if err := f.beginLog(tx); err != nil {
+			return err
 		}
-		f.last = tx.Bucket([]byte("log")).Sequence()
-		return f.beginSinks(tx)
+		if err := f.beginSinks(tx); err != nil {
+			return err
+		}
+		var err error
+		row, err = f.marksOf(tx)
+		return err
 	})
 	if err != nil {
 		return err
 	}
+	f.openMarks()
+	f.writeMarks(row)
 	if err := f.compactAtStart(); err != nil {
 		f.report("the journal could not be compacted: %v", err)
 	}
@@ -251,14 +266,40 @@ func (f *File) begin(lost bool) error {
 	return nil
 }
 
+// beginLog sees that no number is given twice: the next one stands in the file
+// without a checksum.
+func (f *File) beginLog(tx *bolt.Tx) error {
+	log := tx.Bucket([]byte("log"))
+	given := log.Sequence()
+	f.last = given
+	if k, _ := log.Cursor().Last(); k != nil {
+		f.last = max(f.last, lastSeq(k))
+	}
+	err := tx.Bucket([]byte("cursor")).ForEach(func(k, row []byte) error {
+		var c Cursor
+		if decodeJSON(rowCursor, k, row, &c) == nil {
+			f.last = max(f.last, c.Seq)
+		}
+		return nil
+	})
+	if err != nil || f.last == given {
+		return err
+	}
+	f.report("the number of the last record was damaged and is found anew: %d", f.last)
+	return log.SetSequence(f.last)
+}
+
 func (f *File) recount(tx *bolt.Tx) {
-	f.meta.Bytes, f.meta.Keys = 0, 0
+	f.meta.Bytes, f.meta.Keys, f.meta.Dead = 0, 0, 0
 	for _, name := range []string{"log", "state", "dead"} {
 		c := tx.Bucket([]byte(name)).Cursor()
 		for k, v := c.First(); k != nil; k, v = c.Next() {
 			f.meta.Bytes += int64(len(k) + len(v))
-			if name == "state" {
+			switch name {
+			case "state":
 				f.meta.Keys++
+			case "dead":
+				f.meta.Dead++
 			}
 		}
 	}
@@ -428,6 +469,31 @@ func (f *File) giveUpReserve() bool {
 	return os.Remove(filepath.Join(f.cfg.Dir, reserveName)) == nil
 }
 
+// makeDir makes a directory whose name survives a loss of power, as do those of
+// the directories above it that it makes.
+func makeDir(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	var above []string // of what is made
+	for d := dir; ; d = filepath.Dir(d) {
+		if _, err := os.Stat(d); !errors.Is(err, fs.ErrNotExist) || d == filepath.Dir(d) {
+			break
+		}
+		above = append(above, filepath.Dir(d))
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, d := range above {
+		if err := syncDir(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -444,7 +510,7 @@ func (f *File) Close() error {
 		<-f.gone
 		f.dbMu.Lock()
 		defer f.dbMu.Unlock()
-		err = f.db.Close()
+		err = errors.Join(f.db.Close(), f.closeMarks())
 	})
 	return err
 }

@@ -211,3 +211,24 @@ func TestGapsAreFilledExactly(t *testing.T) {
 		t.Errorf("what is left of %+v is %+v, want record %d alone", gap, gaps, lost)
 	}
 }
+
+// A refused append may have made some room, if not enough: the figures must
+// say so, or the journal fills up with what is not there.
+func TestRoomMadeInVainIsCounted(t *testing.T) {
+	cfg := config(t.TempDir())
+	cfg.MaxBytes = 1 << 20
+	f := open(t, cfg, sinks(journal.SinkRule{Name: "soc"}))
+	if err := fill(t, f, 0, 5000, 1000); !errors.Is(err, journal.ErrFull) {
+		t.Fatalf("error %v, want a full journal", err)
+	}
+	settle(t, f, journal.Settlement{Sink: "soc", Cursor: journal.Cursor{Seq: 5}})
+	if err := fill(t, f, 5000, 1, 200_000); !errors.Is(err, journal.ErrFull) {
+		t.Fatalf("error %v, want a full journal", err)
+	}
+	if st := status(t, f); st.First != 6 {
+		t.Fatalf("the oldest record is %d, want 6: nothing was dropped, the test proves nothing", st.First)
+	}
+	if found, err := f.Check(t.Context()); err != nil || !found.Sound() {
+		t.Errorf("%+v, %v", found, err)
+	}
+}

@@ -230,21 +230,27 @@ func (f *File) Memos(_ context.Context, sink string, keys []event.Key) (map[even
 // DeadLetters returns dead letters in order.
 func (f *File) DeadLetters(_ context.Context, sink string, after uint64, limit int) ([]DeadLetter, error) {
 	var out []DeadLetter
+	var damaged []uint64
 	err := f.view(func(tx *bolt.Tx) error {
 		prefix := joinKey(sink, "")
 		c := tx.Bucket([]byte("dead")).Cursor()
 		for k, row := c.Seek(sinkSeqKey(sink, after+1)); hasPrefix(k, prefix) && len(out) < limit; k, row = c.Next() {
 			payload, err := unseal(rowDead, k, row)
+			var dl DeadLetter
+			if err == nil {
+				dl, err = decodeDead(lastSeq(k), payload)
+			}
 			if err != nil {
+				damaged = append(damaged, lastSeq(k))
 				continue
 			}
-			dl, err := decodeDead(lastSeq(k), payload)
-			if err == nil {
-				out = append(out, dl)
-			}
+			out = append(out, dl)
 		}
 		return nil
 	})
+	if len(damaged) > 0 {
+		f.report("%d dead letters of sink %s are damaged and cannot be read, the first is of record %d", len(damaged), sink, damaged[0])
+	}
 	return out, err
 }
 

@@ -1,12 +1,18 @@
 package journal
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -36,6 +42,8 @@ type boltFile struct {
 	file *os.File
 	size int64
 	page int64
+
+	heads int // valid head pages
 }
 
 // inspect walks the tree of the newest valid head page and returns what is
@@ -51,11 +59,52 @@ func inspect(path string) (err error) {
 	if err != nil {
 		return err
 	}
+	// A head page is one sector, written only after the other one is durable:
+	// no loss of power leaves one that is wrong, and the right one may be old.
+	if b.heads != 2 {
+		return errors.New("one of the two head pages is damaged")
+	}
 	if high*uint64(b.page) > uint64(b.size) {
 		return fmt.Errorf("the file is cut short: %d bytes of %d", b.size, high*uint64(b.page))
 	}
-	w := walker{file: b, seen: map[uint64]bool{}, high: high, top: true}
-	return w.walk(root, span{})
+	w := walker{file: b, seen: map[uint64]bool{}, high: high, found: &tally{checks: rowChecks()}}
+	if err := w.walk(root, span{}); err != nil {
+		return err
+	}
+	return w.found.compare()
+}
+
+// A tally is what stands in a tree. A page of an older tree in the place of a
+// newer one is a page like others; that rows are missing shows in their sums.
+type tally struct {
+	checks  map[string]rowCheck
+	sums    meta
+	figures meta
+	counted bool // the figures were found
+}
+
+// add counts a row, and fails where it does not pass its checksum.
+func (t *tally) add(bucket string, key, row []byte) error {
+	if _, err := unseal(t.checks[bucket].kind, key, row); err != nil {
+		return fmt.Errorf("a row of %s does not pass its checksum", bucket)
+	}
+	switch bucket {
+	case "log", "state", "dead":
+		t.sums.Bytes += int64(len(key) + len(row))
+		if bucket == "state" {
+			t.sums.Keys++
+		}
+	case "meta":
+		t.counted = decodeJSON(rowMeta, key, row, &t.figures) == nil
+	}
+	return nil
+}
+
+func (t *tally) compare() error {
+	if t.counted && (t.sums.Bytes != t.figures.Bytes || t.sums.Keys != t.figures.Keys) {
+		return fmt.Errorf("%d events in %d bytes are counted, %d in %d are there", t.figures.Keys, t.figures.Bytes, t.sums.Keys, t.sums.Bytes)
+	}
+	return nil
 }
 
 // head reads the two head pages and returns root and high water mark of the
@@ -67,7 +116,6 @@ func (b *boltFile) head() (root, high uint64, err error) {
 	}
 	b.size = info.Size()
 	var newest uint64
-	found := false
 	for _, page := range []int64{4096, 8192, 16384, 65536} {
 		for i := range int64(2) {
 			m := make([]byte, metaSize)
@@ -80,13 +128,14 @@ func (b *boltFile) head() (root, high uint64, err error) {
 			if le.Uint32(m) != metaMagic || le.Uint32(m[4:]) != 2 || int64(le.Uint32(m[8:])) != page || h.Sum64() != le.Uint64(m[56:]) {
 				continue
 			}
-			if txid := le.Uint64(m[48:]); !found || txid > newest {
-				found, newest, b.page = true, txid, page
+			b.heads++
+			if txid := le.Uint64(m[48:]); b.heads == 1 || txid > newest {
+				newest, b.page = txid, page
 				root, high = le.Uint64(m[16:]), le.Uint64(m[40:])
 			}
 		}
 	}
-	if !found {
+	if b.heads == 0 {
 		return 0, 0, errors.New("neither head page is valid")
 	}
 	return root, high, nil
@@ -110,12 +159,13 @@ func (b *boltFile) read(id uint64) (boltPage, error) {
 	return p, nil
 }
 
-// A walker walks the tree of the buckets (top), or of one bucket.
+// A walker walks the tree of the buckets, or of one bucket.
 type walker struct {
-	file *boltFile
-	seen map[uint64]bool
-	high uint64
-	top  bool
+	file   *boltFile
+	seen   map[uint64]bool
+	high   uint64
+	bucket string // empty: the buckets
+	found  *tally
 }
 
 // A span is what the keys of a page may be: from first on, before next. Nil is
@@ -142,21 +192,23 @@ func (w walker) walk(id uint64, keys span) error {
 				return fmt.Errorf("page %d: a key that belongs elsewhere", id)
 			}
 			if flags&1 == 0 {
-				if w.top {
+				if w.bucket == "" {
 					return fmt.Errorf("page %d: a value among the buckets", id)
 				}
-				return nil
+				return w.found.add(w.bucket, key, value)
 			}
-			if !w.top || len(value) < 16 {
+			if w.bucket != "" || len(value) < 16 || !slices.Contains(buckets(), string(key)) {
 				return fmt.Errorf("page %d: bucket %q is wrong", id, key)
 			}
 			if root := binary.LittleEndian.Uint64(value); root != 0 {
-				return walker{file: w.file, seen: w.seen, high: w.high}.walk(root, span{})
+				inner := w
+				inner.bucket = string(key)
+				return inner.walk(root, span{})
 			}
 			inline := boltPage{
 				flags: binary.LittleEndian.Uint16(value[16+8:]), count: int(binary.LittleEndian.Uint16(value[16+10:])), data: value[16:],
 			}
-			return inline.leaves(func(uint32, []byte, []byte) error { return nil })
+			return inline.leaves(func(_ uint32, k, v []byte) error { return w.found.add(string(key), k, v) })
 		})
 	case flagInner:
 		return w.inner(id, p, keys)
@@ -232,7 +284,17 @@ func (p boltPage) leaves(f func(flags uint32, key, value []byte) error) error {
 
 // salvaged is what was found of a damaged file.
 type salvaged struct {
-	rows map[string]map[string][]byte // bucket → key → row
+	rows  map[string]map[string]foundRow // bucket → key → row
+	marks marks                          // of the file beside it
+	size  int64                          // of the file
+	last  uint64                         // number of the newest record, as the log's bucket says
+	said  bool                           // the bucket stood in the newest tree
+	live  bool                           // pages of the newest tree are being read
+}
+
+type foundRow struct {
+	row  []byte
+	live bool // it stood in the newest tree
 }
 
 // bucketOf is the bucket that a kind of row belongs to.
@@ -263,39 +325,63 @@ func bucketOf(kind byte) string {
 	}
 }
 
-// salvage sets the file aside and makes a new one of every row in it whose
-// checksum is right, wherever it stands. Old versions of a row stand in pages
-// that are no longer used: of states and cursors the furthest is taken, and a
-// record that was trimmed may come back, which costs a duplicate at most.
+// salvage puts a new file in the place of a damaged one, made of every row in
+// it whose checksum is right, wherever it stands. Old versions of a row stand in
+// pages that are no longer used: what the newest tree has goes before them, of
+// states and cursors the furthest is taken, and a record that was trimmed may
+// come back, which costs a duplicate at most. The damaged file keeps its place
+// until the new one is durable.
 func (f *File) salvage(aside string, damage error) error {
-	s := salvaged{rows: map[string]map[string][]byte{}}
+	s := salvaged{rows: map[string]map[string]foundRow{}, marks: readMarks(f.cfg.Dir)}
 	if err := s.read(f.path); err != nil {
 		return err
 	}
-	if err := os.Rename(f.path, aside); err != nil {
+	if err := keepAside(f.path, aside); err != nil {
 		return err
 	}
-	if err := f.create(); err != nil {
+	tmp, err := f.createTemporary()
+	if err != nil {
 		return err
 	}
-	db, err := bolt.Open(f.path, 0o600, f.boltOptions())
+	db, err := bolt.Open(tmp, 0o600, f.boltOptions())
 	if err != nil {
 		return err
 	}
 	lost := 0
 	err = db.Update(func(tx *bolt.Tx) error {
-		lost, err = s.write(tx)
+		lost, err = s.write(tx, f.sinkNames())
 		return err
 	})
 	if err := errors.Join(err, db.Sync(), db.Close()); err != nil {
 		return err
 	}
-	f.report("the journal was damaged (%v) and was set aside as %s; carried over: %d records, %d states, %d cursors, %d dead letters; undelivered records lost: %d",
-		damage, aside, len(s.rows["log"]), len(s.rows["state"]), len(s.rows["cursor"]), len(s.rows["dead"]), lost)
-	return nil
+	f.report("the journal was damaged (%v) and was set aside as %s; carried over: %d records, %d states, %d cursors, %d dead letters; undelivered records lost: %d, dead letters lost: %d",
+		damage, aside, len(s.rows["log"]), len(s.rows["state"]), len(s.rows["cursor"]), len(s.rows["dead"]), lost, max(0, s.marks.Dead-len(s.rows["dead"])))
+	return f.moveInto(tmp)
 }
 
-// read looks at every page of the file, used or not.
+// keepAside gives a file a second name, so that it outlives what takes its
+// first one.
+func keepAside(path, aside string) error {
+	if err := os.Link(path, aside); err == nil || errors.Is(err, fs.ErrExist) {
+		return errors.Join(err, syncDir(filepath.Dir(path)))
+	}
+	// The file system has no second names.
+	from, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = from.Close() }() // only read
+	to, err := os.OpenFile(aside, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(to, from)
+	return errors.Join(err, to.Sync(), to.Close(), syncDir(filepath.Dir(path)))
+}
+
+// read looks at every page of the file, used or not; first at those of the
+// newest tree, as far as it can be followed.
 func (s *salvaged) read(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -303,10 +389,19 @@ func (s *salvaged) read(path string) error {
 	}
 	defer func() { _ = file.Close() }() // only read
 	b := &boltFile{file: file, page: int64(os.Getpagesize())}
-	if _, _, err := b.head(); err != nil {
+	seen := map[uint64]bool{}
+	if root, high, err := b.head(); err == nil {
+		s.live = true
+		s.follow(b, root, high, seen)
+		s.live = false
+	} else {
 		b.page = int64(os.Getpagesize())
 	}
+	s.size = b.size
 	for id := uint64(0); int64(id)*b.page < b.size; id++ {
+		if seen[id] {
+			continue
+		}
 		p, err := b.readTorn(id)
 		if err != nil {
 			continue
@@ -314,6 +409,28 @@ func (s *salvaged) read(path string) error {
 		s.leaves(p)
 	}
 	return nil
+}
+
+// follow reads a tree as far as it goes.
+func (s *salvaged) follow(b *boltFile, id, high uint64, seen map[uint64]bool) {
+	if seen[id] || id >= high || id < 2 {
+		return
+	}
+	seen[id] = true
+	p, err := b.readTorn(id)
+	if err != nil {
+		return
+	}
+	le := binary.LittleEndian
+	if p.flags == flagInner {
+		for e := pageHead; e+elemSize <= min(len(p.data), pageHead+p.count*elemSize); e += elemSize {
+			s.follow(b, le.Uint64(p.data[e+8:]), high, seen)
+		}
+		return
+	}
+	for _, root := range s.leaves(p) {
+		s.follow(b, root, high, seen)
+	}
 }
 
 // readTorn reads a page that may be cut off by the end of the file.
@@ -328,16 +445,16 @@ func (b *boltFile) readTorn(id uint64) (boltPage, error) {
 }
 
 // leaves takes each element of a page that can be read, whatever the others
-// are like.
-func (s *salvaged) leaves(p boltPage) {
+// are like, and returns the roots of the buckets among them.
+func (s *salvaged) leaves(p boltPage) (roots []uint64) {
 	if p.flags&flagLeaf == 0 || p.flags&flagMeta != 0 {
-		return
+		return nil
 	}
 	le := binary.LittleEndian
 	for i := range p.count {
 		e := pageHead + i*elemSize
 		if e+elemSize > len(p.data) {
-			return
+			return roots
 		}
 		flags, pos, ksize, vsize := le.Uint32(p.data[e:]), le.Uint32(p.data[e+4:]), le.Uint32(p.data[e+8:]), le.Uint32(p.data[e+12:])
 		from := int64(e) + int64(pos)
@@ -345,14 +462,21 @@ func (s *salvaged) leaves(p boltPage) {
 			continue
 		}
 		key, value := p.data[from:from+int64(ksize)], p.data[from+int64(ksize):from+int64(ksize)+int64(vsize)]
-		if flags&1 != 0 {
-			if len(value) >= 32 { // a small bucket stands within its parent
-				s.leaves(boltPage{flags: le.Uint16(value[16+8:]), count: int(le.Uint16(value[16+10:])), data: value[16:]})
-			}
+		if flags&1 == 0 {
+			s.add(key, value)
 			continue
 		}
-		s.add(key, value)
+		if len(value) >= 16 {
+			roots = append(roots, le.Uint64(value))
+			if string(key) == "log" && !s.said {
+				s.last, s.said = max(s.last, le.Uint64(value[8:])), s.live
+			}
+		}
+		if len(value) >= 32 { // a small bucket stands within its parent
+			s.leaves(boltPage{flags: le.Uint16(value[16+8:]), count: int(le.Uint16(value[16+10:])), data: value[16:]})
+		}
 	}
+	return roots
 }
 
 func (s *salvaged) add(key, row []byte) {
@@ -365,79 +489,180 @@ func (s *salvaged) add(key, row []byte) {
 		return
 	}
 	if s.rows[name] == nil {
-		s.rows[name] = map[string][]byte{}
+		s.rows[name] = map[string]foundRow{}
 	}
-	if old, ok := s.rows[name][string(key)]; ok && !newer(row[0], payload, old[rowHead:]) {
+	old, ok := s.rows[name][string(key)]
+	if ok && (old.live && !s.live || !newer(row[0], payload, old.row[rowHead:])) {
 		return
 	}
-	s.rows[name][string(key)] = append([]byte(nil), row...)
+	s.rows[name][string(key)] = foundRow{row: bytes.Clone(row), live: s.live}
 }
 
 // newer reports that a row is a later version than another of the same key.
 func newer(kind byte, payload, old []byte) bool {
 	switch kind {
+	case rowRecord: // a number that a commit got which was never completed is given again
+		return len(payload) >= 8 && len(old) >= 8 && binary.BigEndian.Uint64(payload) > binary.BigEndian.Uint64(old)
 	case rowState:
 		a, errA := decodeState(payload)
 		b, errB := decodeState(old)
-		return errB != nil || errA == nil && a.Sequence > b.Sequence
+		// Sequences begin again when a key was forgotten, numbers of records never.
+		return errB != nil || errA == nil && cmp.Or(cmp.Compare(a.LastRecord, b.LastRecord), cmp.Compare(a.Sequence, b.Sequence)) > 0
 	case rowCursor:
 		var a, b Cursor
-		key := []byte(nil)
-		errA := decodeJSON(kind, key, seal(kind, key, payload), &a)
-		errB := decodeJSON(kind, key, seal(kind, key, old), &b)
+		errA, errB := json.Unmarshal(payload, &a), json.Unmarshal(old, &b)
 		return errB != nil || errA == nil && a.Seq > b.Seq
 	default:
 		return false
 	}
 }
 
-// write stores what was found. lost is the number of records that no sink had
-// everywhere and that were not found.
-func (s *salvaged) write(tx *bolt.Tx) (lost int, err error) {
-	last := uint64(0)
+// newest is the number of the newest record that there was, as far as anything
+// tells of it.
+func (s *salvaged) newest() uint64 {
+	last := s.marks.Last
 	for key := range s.rows["log"] {
 		last = max(last, lastSeq([]byte(key)))
 	}
-	for key, row := range s.rows["state"] {
+	for _, found := range s.rows["state"] {
 		// A state tells of records that were not found, too.
-		if st, err := decodeState(row[rowHead:]); err == nil {
+		if st, err := decodeState(found.row[rowHead:]); err == nil {
 			last = max(last, st.LastRecord)
 		}
-		_ = key
 	}
-	low := last
-	for key, row := range s.rows["cursor"] {
+	for key, found := range s.rows["cursor"] {
 		var c Cursor
-		if decodeJSON(rowCursor, []byte(key), row, &c) == nil {
-			low, last = min(low, c.Seq), max(last, c.Seq)
+		if decodeJSON(rowCursor, []byte(key), found.row, &c) == nil {
+			last = max(last, c.Seq)
 		}
 	}
-	for seq := low + 1; seq <= last; seq++ {
-		if _, ok := s.rows["log"][string(seqKey(seq))]; !ok {
-			lost++
+	// The number in the log's bucket bears no checksum. Records that it tells
+	// of and nothing else does stood in this file, and each took some bytes.
+	const least = 64
+	if s.last > last && s.last-last <= uint64(s.size)/least {
+		return s.last
+	}
+	return last
+}
+
+// missing are the numbers behind after, up to last, of which no record was found.
+func (s *salvaged) missing(after, last uint64) (out []Range) {
+	for seq := after + 1; seq <= last; seq++ {
+		switch _, ok := s.rows["log"][string(seqKey(seq))]; {
+		case ok:
+		case len(out) > 0 && out[len(out)-1].Last == seq-1:
+			out[len(out)-1].Last = seq
+		default:
+			out = append(out, Range{seq, seq})
 		}
 	}
+	return out
+}
+
+// cursors are those that were found, or the marked ones where they are further.
+// A sink that has neither begins with the oldest record.
+func (s *salvaged) cursors(sinks []string, last uint64) map[string]Cursor {
+	oldest := last + 1
+	for key := range s.rows["log"] {
+		oldest = min(oldest, lastSeq([]byte(key)))
+	}
+	out := map[string]Cursor{}
+	for _, sink := range sinks {
+		var c Cursor
+		found, ok := s.rows["cursor"][sink]
+		ok = ok && json.Unmarshal(found.row[rowHead:], &c) == nil
+		switch marked, known := s.marks.Cursors[sink]; {
+		case known && (!ok || marked.Seq > c.Seq):
+			out[sink] = marked
+		case ok:
+			out[sink] = c
+		default:
+			out[sink] = Cursor{Seq: oldest - 1}
+		}
+	}
+	return out
+}
+
+// write stores what was found. lost is the number of records that were not
+// found and that some sink has not had.
+func (s *salvaged) write(tx *bolt.Tx, sinks []string) (lost int, err error) {
+	last := s.newest()
+	low := last
+	var gaps []Gap
+	for sink, c := range s.cursors(sinks, last) {
+		low = min(low, c.Seq)
+		if err := putJSON(tx.Bucket([]byte("cursor")), rowCursor, []byte(sink), c); err != nil {
+			return 0, err
+		}
+		for _, r := range s.missing(c.Seq, last) {
+			for _, part := range subtract(r, c.Ahead) {
+				gaps = append(gaps, Gap{Sink: sink, Range: part, Records: int(part.Last - part.First + 1), Reason: "damage", At: time.Now().UTC()})
+			}
+		}
+	}
+	for _, r := range s.missing(low, last) {
+		lost += int(r.Last - r.First + 1)
+	}
+	figures := meta{Damaged: lost}
 	for name, rows := range s.rows {
 		b := tx.Bucket([]byte(name))
-		for key, row := range rows {
-			if name == "source" {
+		for key, found := range rows {
+			row := found.row
+			switch name {
+			case "cursor":
+				if slices.Contains(sinks, key) {
+					continue // it is there
+				}
+			case "dead":
+				figures.Dead++
+			case "source":
 				if row, err = begunAnew([]byte(key), row); err != nil {
 					return lost, err
 				}
+			case "state":
+				if s.tellsOfALostRecord(row, low) {
+					continue
+				}
+				figures.Keys++
+			}
+			if slices.Contains([]string{"log", "state", "dead"}, name) {
+				figures.Bytes += int64(len(key) + len(row))
 			}
 			if err := b.Put([]byte(key), row); err != nil {
 				return lost, err
 			}
 		}
 	}
-	if err := tx.Bucket([]byte("gap")).SetSequence(uint64(len(s.rows["gap"])) + 1<<20); err != nil {
-		return lost, err
+	return lost, errors.Join(s.writeGaps(tx.Bucket([]byte("gap")), gaps),
+		putJSON(tx.Bucket([]byte("meta")), rowMeta, []byte("figures"), figures),
+		tx.Bucket([]byte("log")).SetSequence(last))
+}
+
+// writeGaps adds gaps behind those that were found.
+func (s *salvaged) writeGaps(b *bolt.Bucket, gaps []Gap) error {
+	next := uint64(1)
+	for key := range s.rows["gap"] {
+		next = max(next, lastSeq([]byte(key))+1)
 	}
-	figures := meta{Damaged: lost}
-	if err := putJSON(tx.Bucket([]byte("meta")), rowMeta, []byte("figures"), figures); err != nil {
-		return lost, err
+	for _, g := range gaps {
+		if err := putJSON(b, rowGap, seqKey(next), g); err != nil {
+			return err
+		}
+		next++
 	}
-	return lost, tx.Bucket([]byte("log")).SetSequence(last)
+	return b.SetSequence(next)
+}
+
+// tellsOfALostRecord reports that the last change of a key is not known to
+// every sink and cannot be sent any more. Its state is not carried over, so that
+// the next sweep takes the event in again as it is then.
+func (s *salvaged) tellsOfALostRecord(row []byte, low uint64) bool {
+	st, err := decodeState(row[rowHead:])
+	if err != nil {
+		return true
+	}
+	_, found := s.rows["log"][string(seqKey(st.LastRecord))]
+	return st.LastRecord > low && !found
 }
 
 // begunAnew is a source whose next certified sweep counts as its first: states

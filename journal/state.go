@@ -15,14 +15,17 @@ import (
 
 // A Checked is what a check of a whole journal found.
 type Checked struct {
-	Rows     int            `json:"rows"`              // that were read, each with its checksum
-	Bytes    int64          `json:"bytes"`             // of them, keys included
-	Damaged  map[string]int `json:"damaged"`           // rows that cannot be read, by what they are: "log", "state", …; empty: none
-	Mistakes []string       `json:"mistakes,omitzero"` // what does not fit together, in words
+	Rows     int            `json:"rows"`               // that were read, each with its checksum
+	Bytes    int64          `json:"bytes"`              // of them, keys included
+	Damaged  map[string]int `json:"damaged"`            // rows that cannot be read, by what they are: "log", "state", …; empty: none
+	Mistakes []string       `json:"mistakes,omitzero"`  // what does not fit together, in words
+	SetAside []string       `json:"set_aside,omitzero"` // damaged files that this one was made of when it was opened
 }
 
 // Sound reports whether nothing was found.
-func (c Checked) Sound() bool { return len(c.Damaged) == 0 && len(c.Mistakes) == 0 }
+func (c Checked) Sound() bool {
+	return len(c.Damaged) == 0 && len(c.Mistakes) == 0 && len(c.SetAside) == 0
+}
 
 // A rowCheck reads one kind of rows.
 type rowCheck struct {
@@ -74,7 +77,7 @@ func rowChecks() map[string]rowCheck {
 // looks whether the figures, cursors and states fit the records. It changes
 // nothing and may be used while others work; the file may grow meanwhile.
 func (f *File) Check(ctx context.Context) (Checked, error) {
-	c := Checked{Damaged: map[string]int{}}
+	c := Checked{Damaged: map[string]int{}, SetAside: f.aside}
 	err := f.view(func(tx *bolt.Tx) error { return c.check(ctx, tx) })
 	return c, err
 }
@@ -198,7 +201,7 @@ var ErrExists = errors.New("there is a journal already")
 // a check of all of it. A journal that is there is an ErrExists, or with replace
 // set aside under the name that is returned. Nothing changes on an error.
 func Import(ctx context.Context, dir string, from io.Reader, replace bool) (found Checked, aside string, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(dir); err != nil {
 		return found, "", fmt.Errorf("make the state directory: %w", err)
 	}
 	path := filepath.Join(dir, fileName)
@@ -224,7 +227,7 @@ func Import(ctx context.Context, dir string, from io.Reader, replace bool) (foun
 	}
 	if there {
 		aside = fmt.Sprintf("%s.replaced-%s", path, time.Now().UTC().Format("20060102T150405.000"))
-		if err := os.Rename(path, aside); err != nil {
+		if err := keepAside(path, aside); err != nil {
 			return found, "", err
 		}
 	}

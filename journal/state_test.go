@@ -131,19 +131,7 @@ func TestCheckFindsWhatIsDamaged(t *testing.T) {
 	if found, err = f.Check(t.Context()); err != nil || len(found.Mistakes) != 1 || !strings.Contains(found.Mistakes[0], "soc is at 99") {
 		t.Errorf("%+v, %v", found, err)
 	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "journal.db")
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text = bytes.ReplaceAll(text, []byte("poison"), []byte("Poison")) // in every page that holds a version of it
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f = open(t, config(dir), sinks(journal.SinkRule{Name: "soc"}))
+	alter(t, filepath.Join(dir, "journal.db"), "poison", "Poison")
 	if found, err = f.Check(t.Context()); err != nil || found.Damaged["dead"] != 1 || found.Sound() {
 		t.Errorf("%+v, %v", found, err)
 	}

@@ -27,8 +27,9 @@ const (
 // An op is one caller's part of a commit.
 type op struct {
 	// apply writes. It checks before it writes, so that an error of its own
-	// leaves nothing behind and concerns no other op; what the engine says is
-	// returned as engineError and fails the whole commit.
+	// leaves nothing behind but the room that was made, and concerns no other
+	// op; what the engine says is returned as engineError and fails the whole
+	// commit.
 	apply  func(tx *bolt.Tx) error
 	after  func() // runs once committed
 	urgent bool
@@ -158,17 +159,17 @@ func (f *File) try(group []*op) (err error) {
 	began := time.Now()
 	f.dbMu.RLock()
 	defer f.dbMu.RUnlock()
+	var marks []byte
 	err = f.db.Update(func(tx *bolt.Tx) error {
 		for _, o := range group {
-			o.err = nil
-			here := f.meta
 			o.err = o.apply(tx)
 			if fatal, ok := errors.AsType[*engineError](o.err); ok {
 				return fatal.err
 			}
-			if o.err != nil {
-				f.meta = here
-			}
+		}
+		var err error
+		if marks, err = f.marksOf(tx); err != nil {
+			return err
 		}
 		return putJSON(tx.Bucket([]byte("meta")), rowMeta, []byte("figures"), f.meta)
 	})
@@ -183,6 +184,7 @@ func (f *File) try(group []*op) (err error) {
 		}
 		return fmt.Errorf("commit: %w", err)
 	}
+	f.writeMarks(marks)
 	if f.fsyncs != nil {
 		f.fsyncs.Observe(time.Since(began).Seconds())
 	}
@@ -769,11 +771,17 @@ func (f *File) Settle(ctx context.Context, lease Lease, s Settlement) error {
 		dead := tx.Bucket([]byte("dead"))
 		for _, dl := range s.Dead {
 			key := sinkSeqKey(s.Sink, dl.Record.Seq)
+			if dead.Get(key) == nil {
+				f.meta.Dead++
+			}
 			if err := f.put(dead, key, seal(rowDead, key, encodeDead(dl))); err != nil {
 				return engine(err)
 			}
 		}
 		for _, seq := range s.Revived {
+			if dead.Get(sinkSeqKey(s.Sink, seq)) != nil {
+				f.meta.Dead--
+			}
 			if err := f.remove(dead, sinkSeqKey(s.Sink, seq)); err != nil {
 				return engine(err)
 			}
@@ -867,6 +875,7 @@ func (f *File) Forget(ctx context.Context, lease Lease, sink string) (dead int, 
 			for _, k := range keys {
 				if name == "dead" {
 					dead++
+					f.meta.Dead--
 					err = f.remove(b, k)
 				} else {
 					err = b.Delete(k)

@@ -32,8 +32,9 @@ func stateCheckCommand(p process) *cobra.Command {
 figures, cursors and states fit the records. Changes nothing; may be used while
 the daemon runs. Exits with 3 if something is damaged.
 
-Where no daemon runs, opening the journal mends it first: a file whose structure
-is damaged is set aside, and what can be read of it is carried over.`,
+Where no daemon runs, opening the journal mends it first: a file that is damaged
+anywhere is set aside, and what can be read of it is carried over. That counts
+as damage, once.`,
 	}, func(ctx context.Context, o *operator, _ []string) error {
 		var found journal.Checked
 		if err := o.get(ctx, "/v1/state/check", nil, &found); err != nil {
@@ -56,6 +57,9 @@ func writeChecked(w io.Writer, found journal.Checked) {
 	}
 	for _, m := range found.Mistakes {
 		_, _ = fmt.Fprintf(w, "WRONG: %s\n", format.CleanLine(m, 300))
+	}
+	for _, name := range found.SetAside {
+		_, _ = fmt.Fprintf(w, "DAMAGED: the file was set aside as %s, and what could be read of it was carried over\n", name)
 	}
 	if found.Sound() {
 		_, _ = fmt.Fprintln(w, "sound")
