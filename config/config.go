@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cwprelay/cwprelay/console"
+	"github.com/cwprelay/cwprelay/console/otlp"
 	"github.com/cwprelay/cwprelay/cwp"
 	"github.com/cwprelay/cwprelay/delivery"
 	"github.com/cwprelay/cwprelay/format"
@@ -30,6 +31,7 @@ type Config struct {
 	Sinks         map[string]Sink   `koanf:"sinks"`
 	Format        format.Config     `koanf:"format"`
 	HTTP          console.Config    `koanf:"http"`
+	OTLP          otlp.Config       `koanf:"otlp"`
 	Log           Log               `koanf:"log"`
 	ShutdownGrace time.Duration     `koanf:"shutdown_grace"` // how long attempts may go on after SIGTERM, default 20s
 	// ReloadOnChange reads the configuration again when its file changes, as
@@ -81,6 +83,7 @@ func (c Config) withDefaults() Config {
 	c.State = c.State.WithDefaults()
 	c.Format = c.Format.WithDefaults()
 	c.HTTP = c.HTTP.WithDefaults()
+	c.OTLP = c.OTLP.WithDefaults()
 	c.Log.Level = cmp.Or(c.Log.Level, "info")
 	c.Log.Format = cmp.Or(c.Log.Format, "auto")
 	c.ShutdownGrace = cmp.Or(c.ShutdownGrace, 20*time.Second)
@@ -130,6 +133,7 @@ func (c Config) validate() []mistake {
 	add("state", c.State.Validate())
 	add("format", c.Format.Validate())
 	add("http", c.HTTP.Validate())
+	add("otlp", c.OTLP.Validate())
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
 		add("log", fmt.Errorf("level: %q is not one of debug, info, warn, error", c.Log.Level))
 	}

@@ -45,12 +45,15 @@ func (r *run) apply(res result) {
 		j.suspect.flying = false
 	}
 	o := judge(j, res.err)
-	if r.hard.Err() != nil && o.label != "ok" && o.label != "partial" {
-		// Cancelled by us: it says nothing of the destination.
-		r.w.metrics.attempts.WithLabelValues("cancelled").Inc()
-		return
+	cancelled := r.hard.Err() != nil && o.label != "ok" && o.label != "partial"
+	if cancelled {
+		o.label = "cancelled"
 	}
 	r.w.metrics.attempts.WithLabelValues(o.label).Inc()
+	r.follow(res, o)
+	if cancelled { // by us: it says nothing of the destination
+		return
+	}
 	r.w.metrics.seconds.Observe(res.took.Seconds())
 	if len(o.accepted) > 0 {
 		r.accept(res, o.accepted)
@@ -82,6 +85,27 @@ func (r *run) apply(res result) {
 			zap.Int("records", len(j.items)), zap.String("error", j.failure))
 	}
 	r.endure(res, o, now)
+}
+
+// follow tells of an attempt that was judged, before the records of its job are
+// parted.
+func (r *run) follow(res result, o outcome) {
+	if r.w.follow == nil {
+		return
+	}
+	j := res.job
+	answer := res.receipt.Answer
+	if res.err != nil {
+		answer = j.failure
+	}
+	j.followed = r.w.follow(j.followed, Attempt{
+		Sink: r.w.name, First: j.items[0].seq, Last: j.items[len(j.items)-1].seq, Records: len(j.items),
+		Number: j.attempts, Again: j.items[0].origin != live, Began: res.began, Took: res.took,
+		Outcome: o.label, Failed: res.err != nil, Answer: answer,
+	})
+	for _, part := range o.again { // made before it was told
+		part.followed = j.followed
+	}
 }
 
 // endure slows down or halts after a failure that concerns the destination.

@@ -52,9 +52,28 @@ type Options struct {
 	Journal journal.Journal
 	Log     *zap.Logger // nil: nothing is logged
 	Metrics *Metrics    // nil: nothing is registered
+	// Follow, if not nil, is told of each attempt when it has ended. What it
+	// returns it is given with the next attempt of the same batch or of a part
+	// of it; with the first one it is given nil. It must not block.
+	Follow func(before any, a Attempt) any
 	// Grace is how long attempts may go on after Run's context is done; zero
 	// means 20 seconds. SetGrace changes it.
 	Grace time.Duration
+}
+
+// An Attempt is what Options.Follow is told of one attempt. No text in it holds
+// a secret.
+type Attempt struct {
+	Sink        string
+	First, Last uint64 // sequences of the records sent
+	Records     int
+	Number      int  // of the attempt, from 1, among those with these records
+	Again       bool // by a replay, or out of the dead letters
+	Began       time.Time
+	Took        time.Duration
+	Outcome     string // as the metric names it
+	Failed      bool   // something of it was not accepted
+	Answer      string // the destination's words, or why there were none, in one line
 }
 
 // An AckTimeouter is a sinks.Windower that says how long it waits for the
@@ -78,6 +97,7 @@ type Worker struct {
 	journal journal.Journal
 	log     *zap.Logger
 	metrics sinkMetrics
+	follow  func(before any, a Attempt) any
 	grace   atomic.Int64 // a time.Duration
 
 	encoding sync.Mutex // serializes encode: the reader and a reload may meet
@@ -101,7 +121,7 @@ func New(opts Options) (*Worker, error) {
 		name: opts.Name, sink: opts.Sink, cfg: opts.Config.WithDefaults(), encode: opts.Encoder, rules: opts.Rules,
 		journal: opts.Journal, log: cmp.Or(opts.Log, zap.NewNop()),
 		poke: make(chan struct{}, 1), look: make(chan struct{}, 1), changed: make(chan struct{}),
-		requests: make(chan request), over: make(chan struct{}),
+		requests: make(chan request), over: make(chan struct{}), follow: opts.Follow,
 	}
 	w.SetGrace(cmp.Or(opts.Grace, 20*time.Second))
 	w.log = w.log.Named("sink." + opts.Name)

@@ -31,6 +31,7 @@ type job struct {
 	same     int    // how often in a row it came
 	suspect  *suspect
 	arena    []byte // of the bodies; nil when other jobs have a part of it
+	followed any    // what Options.Follow returned last
 }
 
 // part is a job of some of j's items, with j's history.

@@ -101,6 +101,7 @@ type result struct {
 	receipt sinks.Receipt
 	err     error
 	probe   bool
+	began   time.Time
 	took    time.Duration
 }
 
@@ -527,9 +528,9 @@ func Deadline(sink sinks.Sink, cfg Config) time.Duration {
 func (r *run) attempt(res result, msgs []sinks.Message, timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(r.hard, timeout)
 	defer cancel()
-	start := time.Now()
+	res.began = time.Now()
 	res.receipt, res.err = r.w.sink.Send(ctx, msgs)
-	res.took = time.Since(start)
+	res.took = time.Since(res.began)
 	r.results <- res
 }
 

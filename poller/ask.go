@@ -98,6 +98,7 @@ func (p *Poller) ask(ctx context.Context, q cwp.Query) (*answer, error) {
 			return nil, ctx.Err()
 		}
 		class := classOf(err)
+		p.faulted(err)
 		tries[class]++
 		limit := triesDown
 		switch class {

@@ -54,6 +54,8 @@ type Options struct {
 	Journal  journal.Journal
 	Log      *zap.Logger
 	Metrics  *Metrics // nil: none
+	// Swept, if not nil, is told of each sweep that ended. It must not block.
+	Swept func(Sweep)
 }
 
 // A Poller takes in the events of one source and kind.
@@ -65,9 +67,10 @@ type Poller struct {
 	log   *zap.Logger
 	turns turns
 
-	mu      sync.Mutex // guards status and trouble, which every goroutine of the poller writes
+	mu      sync.Mutex // guards what follows, which every goroutine of the poller writes
 	status  Status
 	trouble time.Time // when the tries began to fail; zero while they do not
+	faults  []Fault   // since the last sweep ended; at most maxFaults
 
 	asked chan *showing
 	over  chan struct{} // closed when Run has ended

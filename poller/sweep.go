@@ -537,6 +537,7 @@ func (p *Poller) concluded(c journal.Certificate) {
 		}
 		st.Progress.Running = false
 	})
+	p.swept(c)
 	verdict := "certified"
 	if !c.Certified {
 		verdict = c.Reason

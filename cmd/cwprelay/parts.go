@@ -7,11 +7,13 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/cwprelay/cwprelay/config"
 	"github.com/cwprelay/cwprelay/console"
+	"github.com/cwprelay/cwprelay/console/otlp"
 	"github.com/cwprelay/cwprelay/cwp"
 	"github.com/cwprelay/cwprelay/delivery"
 	"github.com/cwprelay/cwprelay/format"
@@ -29,11 +31,13 @@ type parts struct {
 	access  *console.Access
 	sinks   []*sinkPart   // in order of their names
 	sources []*sourcePart // in order of their names
+	export  *exportPart   // nil: nothing is exported
 }
 
-// A part is a sink with its worker, or one kind of a source.
+// A part is a sink with its worker, one kind of a source, or the export of
+// metrics and traces.
 type part interface {
-	name() string  // "sink soc", "source prod/risk_process"
+	name() string  // "sink soc", "source prod/risk_process", "otlp"
 	living() *life // nil: it was not begun
 	begin(*life)
 	run(ctx context.Context) error
@@ -50,6 +54,9 @@ func (p *parts) all() []part {
 	}
 	for _, s := range p.sources {
 		list = append(list, s)
+	}
+	if p.export != nil {
+		list = append(list, p.export)
 	}
 	return list
 }
@@ -146,6 +153,21 @@ func (s *sourcePart) run(ctx context.Context) error {
 	return err
 }
 
+// An exportPart exports metrics and traces.
+type exportPart struct {
+	cfg      otlp.Config
+	exporter *otlp.Exporter
+	life     *life
+}
+
+func (e *exportPart) name() string                  { return "otlp" }
+func (e *exportPart) living() *life                 { return e.life }
+func (e *exportPart) begin(l *life)                 { e.life = l }
+func (e *exportPart) run(ctx context.Context) error { return e.exporter.Run(ctx) }
+func (e *exportPart) close() error                  { return nil }
+func (e *exportPart) giveWay(part)                  {}
+func (e *exportPart) forget(metrics)                {}
+
 // sinkRules are what the journal must know of the configured sinks.
 func sinkRules(cfg *config.Config) []journal.SinkRule {
 	var rules []journal.SinkRule
@@ -202,7 +224,42 @@ func (a *app) make(cfg *config.Config, former *parts) (p *parts, err error) {
 			p.sources = append(p.sources, part)
 		}
 	}
-	return p, nil
+	if cfg.OTLP.Endpoint == "" {
+		return p, nil
+	}
+	if p.export = former.export; p.export == nil || !reflect.DeepEqual(p.export.cfg, cfg.OTLP) {
+		p.export, err = a.makeExport(cfg.OTLP)
+	}
+	return p, err
+}
+
+func (a *app) makeExport(cfg otlp.Config) (*exportPart, error) {
+	log := a.log.Named("otlp")
+	exporter, err := otlp.New(otlp.Options{
+		Config: cfg, Version: version, Gatherer: a.reg,
+		Failed: func(err error) { log.Warn("metrics and traces cannot be exported; trying again", zap.Error(err)) },
+		Recovered: func(after time.Duration) {
+			log.Info("metrics and traces are exported again", zap.Duration("after", after))
+		},
+	})
+	if err != nil {
+		return nil, exit(exitConfig, err)
+	}
+	return &exportPart{cfg: cfg, exporter: exporter}, nil
+}
+
+// swept and followed tell the exporter in force, if there is one.
+func (a *app) swept(s poller.Sweep) {
+	if e := a.now.Load().export; e != nil {
+		e.exporter.Sweep(s)
+	}
+}
+
+func (a *app) followed(before any, attempt delivery.Attempt) any {
+	if e := a.now.Load().export; e != nil {
+		return e.exporter.Attempt(before, attempt)
+	}
+	return nil
 }
 
 func (a *app) makeSink(cfg *config.Config, rules *format.Rules, name string) (*sinkPart, error) {
@@ -217,7 +274,7 @@ func (a *app) makeSink(cfg *config.Config, rules *format.Rules, name string) (*s
 	}
 	worker, err := delivery.New(delivery.Options{
 		Name: name, Sink: sink, Config: own.Delivery, Encoder: encode, Rules: rules, Journal: a.journal,
-		Log: a.log, Metrics: a.metrics.sinks, Grace: cfg.ShutdownGrace,
+		Log: a.log, Metrics: a.metrics.sinks, Grace: cfg.ShutdownGrace, Follow: a.followed,
 	})
 	if err != nil {
 		return nil, exit(exitConfig, errors.Join(fmt.Errorf("sinks.%s: %w", name, err), sink.Close()))
@@ -233,6 +290,7 @@ func (a *app) makeSource(src config.Source, name, kind string) (*sourcePart, err
 	opt := poller.Options{
 		Source: name, Kind: cwp.KindByName(kind), Config: src.Poll, Filters: src.API.Filters, API: client,
 		Rate: src.API.RequestsPerSecond, Journal: a.journal, Log: a.log.Named("poller"), Metrics: a.metrics.sources,
+		Swept: a.swept,
 	}
 	if src.API.Vendor() {
 		opt.Identify = client.AccountID

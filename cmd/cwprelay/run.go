@@ -205,6 +205,9 @@ func (a *app) once(ctx context.Context, stderr io.Writer, timeout time.Duration)
 	for _, s := range a.now.Load().sinks {
 		workers.Go(func() error { return s.worker.Run(workCtx) })
 	}
+	if e := a.now.Load().export; e != nil {
+		workers.Go(func() error { return e.run(workCtx) })
+	}
 	deadBefore := a.dead(ctx)
 	swept := a.sweepOnce(ctx)
 	settled := a.settle(workCtx)
