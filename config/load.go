@@ -15,6 +15,8 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/v2"
+
+	"github.com/cwprelay/cwprelay/journal"
 )
 
 // Options say where the configuration comes from. Flags win over the
@@ -63,22 +65,25 @@ func Load(opt Options) (*Config, error) {
 	return cfg, err
 }
 
+// StateDir is the state directory that a configuration names, whatever else is
+// wrong with it; empty: it cannot be told.
+func StateDir(opt Options) string {
+	l := newLoader(opt)
+	if l.read(opt) != nil || l.failed["state.dir"] {
+		return ""
+	}
+	dir, ok := l.values["state.dir"].(string)
+	if !ok {
+		return journal.Config{}.WithDefaults().Dir
+	}
+	return dir
+}
+
 // load also returns where each value came from, by path.
 func load(opt Options) (*Config, map[string]place, error) {
-	l := &loader{values: map[string]any{}, places: map[string]place{}, env: map[string]string{}, path: opt.Path, text: opt.Text, failed: map[string]bool{}}
-	for _, kv := range opt.Environ {
-		if name, value, ok := strings.Cut(kv, "="); ok {
-			l.env[name] = value
-		}
-	}
-	if opt.Path != "" {
-		if err := l.readFile(opt.Path); err != nil {
-			return nil, nil, err
-		}
-	}
-	l.readEnv()
-	for _, path := range slices.Sorted(mapKeys(opt.Flags)) {
-		l.set(path, opt.Flags[path], place{text: "--" + strings.ReplaceAll(path, ".", "-")})
+	l := newLoader(opt)
+	if err := l.read(opt); err != nil {
+		return nil, nil, err
 	}
 	l.unknown(reflect.TypeFor[Config](), "")
 	cfg, ok := l.decode()
@@ -97,6 +102,30 @@ func load(opt Options) (*Config, map[string]place, error) {
 		return nil, nil, l.err()
 	}
 	return cfg, l.places, nil
+}
+
+func newLoader(opt Options) *loader {
+	l := &loader{values: map[string]any{}, places: map[string]place{}, env: map[string]string{}, path: opt.Path, text: opt.Text, failed: map[string]bool{}}
+	for _, kv := range opt.Environ {
+		if name, value, ok := strings.Cut(kv, "="); ok {
+			l.env[name] = value
+		}
+	}
+	return l
+}
+
+// read takes all values. Its error is a file that cannot be read at all.
+func (l *loader) read(opt Options) error {
+	if opt.Path != "" {
+		if err := l.readFile(opt.Path); err != nil {
+			return err
+		}
+	}
+	l.readEnv()
+	for _, path := range slices.Sorted(mapKeys(opt.Flags)) {
+		l.set(path, opt.Flags[path], place{text: "--" + strings.ReplaceAll(path, ".", "-")})
+	}
+	return nil
 }
 
 func mapKeys[V any](m map[string]V) func(func(string) bool) {

@@ -3,9 +3,13 @@ package journal_test
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/cwprelay/cwprelay/journal"
 	"github.com/cwprelay/cwprelay/journal/journaltest"
@@ -230,5 +234,60 @@ func TestRoomMadeInVainIsCounted(t *testing.T) {
 	}
 	if found, err := f.Check(t.Context()); err != nil || !found.Sound() {
 		t.Errorf("%+v, %v", found, err)
+	}
+}
+
+// Other sinks and limits count from then on, for writing and for what is told.
+func TestReconfigure(t *testing.T) {
+	cfg := config(t.TempDir())
+	cfg.MaxBytes = 1 << 20
+	registry := prometheus.NewRegistry()
+	var reported []string
+	opt := sinks(journal.SinkRule{Name: "soc"}, journal.SinkRule{Name: "gone"})
+	opt.Registerer, opt.Report = registry, func(m string) { reported = append(reported, m) }
+	f := open(t, cfg, opt)
+	if err := fill(t, f, 0, 40, 60_000); !errors.Is(err, journal.ErrFull) {
+		t.Fatal(err)
+	}
+	cfg.MaxBytes = 8 << 20
+	rules := []journal.SinkRule{{Name: "soc"}, {Name: "late", StartFrom: journal.StartNow}, {Name: "old"}}
+	if err := f.Reconfigure(t.Context(), cfg, rules); err != nil {
+		t.Fatal(err)
+	}
+	st, err := f.Status(t.Context())
+	if err != nil || st.Full != nil || st.MaxBytes != 8<<20 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	configured := map[string]bool{}
+	for _, s := range st.Sinks {
+		configured[s.Sink] = s.Configured
+		if want := map[string]uint64{"late": st.Last}[s.Sink]; s.Cursor.Seq != want {
+			t.Errorf("the cursor of %s is %d, want %d", s.Sink, s.Cursor.Seq, want)
+		}
+	}
+	if want := map[string]bool{"soc": true, "late": true, "old": true, "gone": false}; !maps.Equal(configured, want) {
+		t.Errorf("sinks %v, want %v", configured, want)
+	}
+	if len(reported) != 1 || !strings.Contains(reported[0], "sink gone is no longer configured") {
+		t.Errorf("reported %q", reported)
+	}
+	if err := fill(t, f, 40, 20, 60_000); err != nil {
+		t.Errorf("with a higher limit: %v", err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetValue() == "gone" {
+					t.Errorf("%s has a figure of a sink that is not configured", family.GetName())
+				}
+			}
+		}
+	}
+	if n, err := f.Forget(t.Context(), lease(t, f, "sink/gone"), "gone"); err != nil || n != 0 {
+		t.Errorf("forgetting what is no longer configured: %d, %v", n, err)
 	}
 }

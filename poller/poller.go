@@ -200,8 +200,10 @@ func (p *Poller) identify(ctx context.Context, tries int) (journal.Source, error
 		account = event.DefaultAccount
 	}
 	if source.Account != "" && source.Account != account {
-		return source, fmt.Errorf("sources.%s: %w: it is %s now, the stored events belong to %s; restore account_id or the credentials, or give the source a new name",
+		err := fmt.Errorf("sources.%s: %w: it is %s now, the stored events belong to %s; restore account_id or the credentials, or give the source a new name",
 			p.opt.Source, ErrAccount, account, source.Account)
+		p.update(func(s *Status) { s.Error, s.ErrorClass, s.Since = err.Error(), classAccount, time.Now() })
+		return source, err
 	}
 	source.Source, source.Kind, source.Account = p.opt.Source, p.kind.Name, account
 	p.update(func(s *Status) { s.Account = account })

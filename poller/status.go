@@ -49,6 +49,9 @@ func (p *Poller) update(f func(*Status)) {
 	f(&p.status)
 }
 
+// classAccount is the ErrorClass of an ErrAccount.
+const classAccount = "account"
+
 // NotReady names why the source cannot be relied on at a moment, "" when it
 // can: one of NotReadyCodes. No certified sweep ended within three times the
 // longer of the sweep interval and the last sweep, the API refuses or fails, or
@@ -57,6 +60,8 @@ func (s Status) NotReady(now time.Time) string {
 	switch {
 	case s.Full != "":
 		return "journal_full"
+	case s.ErrorClass == classAccount:
+		return "account_changed"
 	case s.Error != "":
 		return "api_" + s.ErrorClass
 	case !s.Last.Certified && s.Last.Reason == "withheld":
@@ -73,7 +78,7 @@ func (s Status) NotReady(now time.Time) string {
 
 // NotReadyCodes are all that NotReady can say.
 func NotReadyCodes() []string {
-	codes := []string{"journal_full", "events_withheld", "no_certified_sweep_yet", "no_certified_sweep"}
+	codes := []string{"account_changed", "journal_full", "events_withheld", "no_certified_sweep_yet", "no_certified_sweep"}
 	for _, class := range cwp.Classes() {
 		codes = append(codes, "api_"+class.String())
 	}

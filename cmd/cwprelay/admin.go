@@ -69,6 +69,16 @@ type operator struct {
 	file   *journal.File // nil: a daemon has it
 }
 
+// answers reports whether a daemon runs on a state directory.
+func answers(ctx context.Context, dir string) bool {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(dir, socketName))
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
 // newOperator finds out which; otherwise is called where no daemon runs.
 func newOperator(ctx context.Context, cfg *config.Config, otherwise func(*config.Config) (*operator, error)) (*operator, error) {
 	path := filepath.Join(cfg.State.Dir, socketName)

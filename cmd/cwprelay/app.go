@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,11 +49,25 @@ type metrics struct {
 	api     *cwp.Metrics
 }
 
+// An inTurn takes one write after the other: a sink that was replaced may still
+// be writing when its successor begins.
+type inTurn struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (o *inTurn) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.Write(b)
+}
+
 // leaving is how long the end may take beyond the attempts that may end.
 const leaving = 5 * time.Second
 
 // open opens everything. What was opened is closed again on an error.
 func open(cfg *config.Config, p process, log *logs) (a *app, err error) {
+	p.stdout = &inTurn{w: p.stdout}
 	a = &app{proc: p, log: log.Logger, logs: log, reg: prometheus.NewRegistry(), limits: cwp.NewLimits()}
 	a.now.Store(&parts{cfg: cfg})
 	a.standing.Store(&console.Configuration{File: cfg.File, Since: time.Now().UTC(), State: console.ConfigurationCurrent})

@@ -40,7 +40,11 @@ func (a *asking) command(c *cobra.Command, do func(ctx context.Context, o *opera
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := a.flags.load(a.p)
 		if err != nil {
-			return err
+			// A running daemon has one in force, and says what is wrong with this.
+			cfg = &config.Config{}
+			if cfg.State.Dir = config.StateDir(a.flags.options(a.p)); cfg.State.Dir == "" || !answers(cmd.Context(), cfg.State.Dir) {
+				return err
+			}
 		}
 		otherwise := offline
 		if a.polls {

@@ -95,6 +95,7 @@ func Run(t *testing.T, e Engine) {
 		"records come back as they were, over a restart": recordsComeBack,
 		"a conflict fails the whole batch":               conflictFailsWhole,
 		"every write needs a lease of its kind":          writesNeedLeases,
+		"a later lease ends the former":                  laterLeaseEndsFormer,
 		"readers never see a later record first":         readersSeeNoHoles,
 		"a cursor never goes back":                       cursorNeverGoesBack,
 		"a settlement is stored whole":                   settlementIsWhole,
@@ -171,6 +172,38 @@ func writesNeedLeases(t *testing.T, e Engine) {
 	if err := s.j.Settle(t.Context(), s.source, journal.Settlement{Sink: Sink}); !errors.Is(err, journal.ErrLeaseLost) {
 		t.Errorf("settle with a source's lease: %v", err)
 	}
+}
+
+func laterLeaseEndsFormer(t *testing.T, e Engine) {
+	t.Helper()
+	s := open(t, e.Open(t))
+	last := s.append(t, Record("1", 1))
+	next, err := s.j.Lease(t.Context(), s.sink.Owner())
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle := func(l journal.Lease) error {
+		return s.j.Settle(t.Context(), l, journal.Settlement{Sink: Sink, Cursor: journal.Cursor{Seq: last}})
+	}
+	if err := settle(s.sink); !errors.Is(err, journal.ErrLeaseLost) {
+		t.Errorf("settle under a lease that another has: %v", err)
+	}
+	if c, err := s.j.Cursor(t.Context(), Sink); err != nil || c.Seq != 0 {
+		t.Errorf("the cursor was moved: %+v, %v", c, err)
+	}
+	if err := s.sink.Release(); err != nil { // not the one of the next
+		t.Error(err)
+	}
+	if err := settle(next); err != nil {
+		t.Errorf("settle under the present lease: %v", err)
+	}
+	if err := next.Release(); err != nil {
+		t.Error(err)
+	}
+	if err := settle(next); !errors.Is(err, journal.ErrLeaseLost) {
+		t.Errorf("settle under a lease that was given back: %v", err)
+	}
+	s.append(t, Record("2", 1)) // the source's lease is another
 }
 
 func readersSeeNoHoles(t *testing.T, e Engine) {
