@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -178,6 +179,11 @@ func (f *File) openSound() error {
 		return nil
 	case errors.Is(damage, ErrLocked), errors.Is(damage, fs.ErrPermission):
 		return damage
+	}
+	if system, ok := errors.AsType[syscall.Errno](damage); ok && system != syscall.EIO {
+		// The system refuses, which says nothing of the file. Only what cannot
+		// be read from the disk is as good as damaged.
+		return fmt.Errorf("open the journal in %s: %w", f.cfg.Dir, damage)
 	}
 	aside := fmt.Sprintf("%s.damaged-%s", f.path, time.Now().UTC().Format("20060102T150405.000"))
 	if err := f.salvage(aside, damage); err != nil {

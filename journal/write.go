@@ -33,8 +33,11 @@ type op struct {
 	apply  func(tx *bolt.Tx) error
 	after  func() // runs once committed
 	urgent bool
-	done   chan error // buffered
-	err    error
+	// takesIn says that the op needs room.
+	takesIn bool
+
+	done chan error // buffered
+	err  error
 }
 
 type engineError struct{ err error }
@@ -115,17 +118,36 @@ func (f *File) gather(first *op) []*op {
 	return group
 }
 
-// run commits a group and answers each op.
+// run commits a group and answers each op. On a full disk what takes in is
+// refused first; the others make room and must not need any, so that they get
+// the reserve where it takes that.
 func (f *File) run(group []*op) {
-	f.committing.Lock()
-	defer f.committing.Unlock()
 	err := f.try(group)
-	if isDiskFull(err) && f.giveUpReserve() {
-		err = f.try(group) // a settlement makes room, and must not need any
+	if isDiskFull(err) {
+		var taking, others []*op
+		for _, o := range group {
+			if o.takesIn {
+				taking = append(taking, o)
+			} else {
+				others = append(others, o)
+			}
+		}
+		f.answer(taking, err)
+		if group = others; len(group) == 0 {
+			return
+		}
+		if err = f.try(group); isDiskFull(err) && f.giveUpReserve() {
+			err = f.try(group)
+		}
 	}
 	if err != nil && !isDiskFull(err) {
 		f.rescue(err) // before anybody is told: who repeats must find the copy
 	}
+	f.answer(group, err)
+}
+
+// answer tells each op what became of its commit.
+func (f *File) answer(group []*op, err error) {
 	for _, o := range group {
 		switch {
 		case o.err != nil:
@@ -231,7 +253,7 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 	var last uint64
 	seqs := make([]uint64, len(batch.Changes))
 	err := f.commit(ctx, &op{
-		urgent: true,
+		urgent: true, takesIn: true,
 		apply: func(tx *bolt.Tx) error {
 			if err := f.owns(lease, "source"); err != nil {
 				return err
