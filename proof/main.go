@@ -41,6 +41,8 @@ type proof struct {
 func proofs() []proof {
 	return []proof{
 		crashProof(),
+		powerProof(),
+		diskProof(),
 	}
 }
 

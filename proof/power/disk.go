@@ -39,6 +39,7 @@ type change struct {
 	off  int64
 	data []byte
 	size int64 // with data nil: the new size
+	lost bool  // a sync of it failed: the system believes it written, and never writes it again
 }
 
 // A nameChange is one change of a directory.
@@ -192,8 +193,15 @@ func (d *disk) sync(c call) error {
 	}
 	delete(d.syncs, c.pid)
 	n := s.h.node
-	if !n.dir {
-		n.data = render(n.data, n.pending[:s.changes], nil)
+	switch {
+	case c.ret < 0:
+		for i := range n.pending[:s.changes] {
+			n.pending[i].lost = true
+		}
+		return nil
+	case !n.dir:
+		kept := slices.DeleteFunc(slices.Clone(n.pending[:s.changes]), func(ch change) bool { return ch.lost })
+		n.data = render(n.data, kept, nil)
 		n.pending = n.pending[s.changes:]
 		return nil
 	}

@@ -47,6 +47,7 @@ func plans(seed uint64) []Plan {
 		{Seed: seed, Appends: 40, Lives: 4, Import: true},
 		{Seed: seed + 1, Appends: 90, Lives: 3, MaxBytes: 160 << 10},
 		{Seed: seed + 2, Appends: 30, Lives: 5, Damage: true},
+		{Seed: seed + 3, Appends: 40, Lives: 2, FailSync: "40+50"},
 	}
 }
 
@@ -88,10 +89,14 @@ func Trace(ctx context.Context, driver, dir string, plan *Plan) (string, error) 
 		return "", err
 	}
 	trace := filepath.Join(dir, "trace")
-	cmd := exec.CommandContext(ctx, "strace", "-f", "-xx", "-s", "67108864", "-e", "trace="+syscalls, "-e", "signal=none", "-o", trace, driver, string(text))
+	args := []string{"-f", "-xx", "-s", "67108864", "-e", "trace=" + syscalls, "-e", "signal=none", "-o", trace}
+	if plan.FailSync != "" {
+		args = append(args, "-e", "inject=fdatasync:error=EIO:when="+plan.FailSync)
+	}
+	cmd := exec.CommandContext(ctx, "strace", append(args, driver, string(text))...)
 	var said strings.Builder
 	cmd.Stderr = &said
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Run(); err != nil && plan.FailSync == "" {
 		return "", fmt.Errorf("strace: %w: %s", err, said.String())
 	}
 	return trace, nil

@@ -33,3 +33,18 @@ func TestRealPowerLossCostsNothingAcknowledged(t *testing.T) {
 	}
 	t.Logf("%+v", r)
 }
+
+func TestRealDiskErrorsCostNothingAcknowledged(t *testing.T) {
+	sinktest.RealProgram(t, "strace", "strace")
+	r, err := power.InjectFaults(t.Context(), power.Options{Seed: 1, Driver: driver(t), Dir: t.TempDir()}, 6)
+	for _, f := range r.Failures {
+		t.Error(f)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Runs < 30 || r.Injected < r.Runs || r.Stopped == r.Runs {
+		t.Errorf("too little was tried to prove anything: %+v", r)
+	}
+	t.Logf("%+v", r)
+}

@@ -26,7 +26,7 @@ type call struct {
 
 // parse reads what strace -f -xx wrote and calls f with each call in order: a
 // sync both where it begins and where it ends, the rest where it ends. Calls
-// that failed are left out.
+// that failed are left out, but for syncs.
 func parse(r io.Reader, f func(call) error) error {
 	in := bufio.NewReaderSize(r, 1<<20)
 	unfinished := map[string]string{}
@@ -66,10 +66,12 @@ func parse(r io.Reader, f func(call) error) error {
 		if err != nil {
 			return fmt.Errorf("trace: %w: %.200s", err, text)
 		}
-		if c.pid = pid; c.ret < 0 {
+		c.pid = pid
+		sync := c.name == "fsync" || c.name == "fdatasync"
+		if c.ret < 0 && !sync {
 			continue
 		}
-		if (c.name == "fsync" || c.name == "fdatasync") && !resumed {
+		if sync && !resumed {
 			begun := c
 			begun.begun = true
 			if err := f(begun); err != nil {

@@ -2,6 +2,7 @@ package power
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -114,6 +115,12 @@ type Plan struct {
 	Damage   bool // one life begins with a damaged file
 	Import   bool // the last life begins with an export that is imported again
 	MaxBytes int64
+	Tries    int // of one operation; zero: many
+
+	// FailSync says which syncs of data fail, by the count of each thread: the
+	// first one, a plus, and how many later the next. What they were to write
+	// never reaches the disk.
+	FailSync string
 }
 
 // driver works on a journal as the daemon does: one source and two sinks, each
@@ -250,7 +257,7 @@ func (d *driver) source(ctx context.Context, life int) error {
 			if applied {
 				break
 			}
-			if try == 2000 {
+			if try == cmp.Or(d.plan.Tries, 2000) {
 				return errors.New("the journal refuses an append for ever")
 			}
 		}
@@ -381,7 +388,7 @@ func (d *driver) settle(ctx context.Context, lease journal.Lease, name string, r
 		}
 		what.Revived = op.Revived
 	}
-	for range 100 {
+	for range cmp.Or(d.plan.Tries, 100) {
 		if err := d.log(Line{Begin, name, op}); err != nil {
 			return err
 		}
