@@ -566,7 +566,7 @@ func parseBytes(text string) (int64, error) {
 		}
 	}
 	n, err := strconv.ParseFloat(number, 64)
-	if err != nil || n < 0 || n*size > 1<<62 {
+	if err != nil || !(n >= 0 && n*size <= 1<<62) { // NaN is neither
 		return 0, errors.New("must be a size such as 512MiB or 8GiB")
 	}
 	return int64(n * size), nil

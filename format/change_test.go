@@ -196,3 +196,32 @@ func TestFieldsAreAllThere(t *testing.T) {
 		}
 	}
 }
+
+// FuzzChange carries out changes with any paths: what comes out is one JSON
+// object, and an integer stays exact.
+func FuzzChange(f *testing.F) {
+	f.Add("event.kind", "a.b.c", "x", "text")
+	f.Add("tencent.cwp", "tencent", "event", "\x00\n\"")
+	f.Add("", "..", ".", "")
+	rec := samples(f)[0]
+	f.Fuzz(func(t *testing.T, drop, rename, to, value string) {
+		var changes []format.Change
+		for _, c := range []format.Change{{Drop: drop}, {Rename: rename, To: to}, {Set: to, Value: value}} {
+			if c.Drop+c.Rename+c.Set != "" {
+				changes = append(changes, c)
+			}
+		}
+		if format.CheckChanges("ecs", format.Config{}, changes) != nil {
+			return
+		}
+		encode, err := format.New("ecs", format.Config{}, changes...)
+		if err != nil {
+			t.Fatalf("%+v pass the check and cannot be used: %v", changes, err)
+		}
+		body, err := encode(nil, rec)
+		var doc map[string]any
+		if err != nil || json.Unmarshal(body, &doc) != nil {
+			t.Errorf("%+v gives %q, %v", changes, body, err)
+		}
+	})
+}

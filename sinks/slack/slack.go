@@ -228,7 +228,11 @@ func (s *Sink) botAnswer(r *httpx.Response) (ts string, err error) {
 		Error string `json:"error"`
 		TS    string `json:"ts"`
 	}
-	if r.Status != http.StatusOK {
+	switch {
+	case r.Status == http.StatusOK:
+	case r.Status/100 == 2: // only Slack's own word confirms
+		return "", s.strange(r)
+	default:
 		return "", r.Class()
 	}
 	if err := json.Unmarshal(r.Body, &a); err != nil || a.OK == nil {

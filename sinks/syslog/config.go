@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cwprelay/cwprelay/sinks/internal/httpx"
@@ -182,6 +184,12 @@ func parseAddress(text string) (target, error) {
 		return target{}, errors.New("must begin with udp://, tcp://, tls://, relp:// or relp+tls://")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 		return target{}, errors.New("must hold host and port only")
+	}
+	if _, err := netip.ParseAddr(u.Hostname()); err != nil && strings.Contains(u.Hostname(), ":") {
+		return target{}, errors.New("not an address; write tls://host:6514, or tls://[2001:db8::1]:6514")
+	}
+	if n, err := strconv.Atoi(u.Port()); u.Port() != "" && (err != nil || n < 1 || n > 65535) {
+		return target{}, errors.New("the port must be from 1 to 65535")
 	}
 	return target{
 		scheme: u.Scheme, name: u.Hostname(), host: net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), ports[u.Scheme])),
