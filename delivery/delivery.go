@@ -59,6 +59,9 @@ type Options struct {
 	// Grace is how long attempts may go on after Run's context is done; zero
 	// means 20 seconds. SetGrace changes it.
 	Grace time.Duration
+	// Beat is told by when a loop will be back; 0: when something comes. Nil:
+	// nobody watches.
+	Beat func(loop string, within time.Duration)
 }
 
 // An Attempt is what Options.Follow is told of one attempt. No text in it holds
@@ -98,6 +101,7 @@ type Worker struct {
 	log     *zap.Logger
 	metrics sinkMetrics
 	follow  func(before any, a Attempt) any
+	beat    func(loop string, within time.Duration)
 	grace   atomic.Int64 // a time.Duration
 
 	encoding sync.Mutex // serializes encode: the reader and a reload may meet
@@ -124,6 +128,9 @@ func New(opts Options) (*Worker, error) {
 		requests: make(chan request), over: make(chan struct{}), follow: opts.Follow,
 	}
 	w.SetGrace(cmp.Or(opts.Grace, 20*time.Second))
+	if w.beat = opts.Beat; w.beat == nil {
+		w.beat = func(string, time.Duration) {}
+	}
 	w.log = w.log.Named("sink." + opts.Name)
 	w.metrics = cmp.Or(opts.Metrics, NewMetrics(nil)).of(opts.Name)
 	w.status = Status{Name: opts.Name, State: OK, Since: time.Now()}
@@ -147,6 +154,7 @@ func New(opts Options) (*Worker, error) {
 // not wait leaves without it.
 func (w *Worker) Run(ctx context.Context) (err error) {
 	defer close(w.over)
+	defer w.beat(sending, 0)
 	lease, err := w.journal.Lease(ctx, "sink/"+w.name)
 	if err != nil {
 		return w.ended(ctx, err)

@@ -235,7 +235,9 @@ func (w *Worker) repeat(ctx context.Context, doing string, what func() error) er
 		case tries == 1:
 			w.log.Error("the journal fails, trying again", zap.String("doing", doing), zap.Error(err))
 		}
-		if !sleep(ctx, wait.NextBackOff()) {
+		pause := wait.NextBackOff()
+		w.beat(sending, pause+working)
+		if !sleep(ctx, pause) {
 			return nil
 		}
 	}

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -25,7 +26,13 @@ const (
 	// idleSettle is how long a cursor that only passed refused records may stay
 	// unstored: a loss of it costs nothing but reading them again.
 	idleSettle = time.Second
+	// working is the longest that the loop may take for what it does between two
+	// waits: the journal may be on a slow disk.
+	working = 2 * time.Minute
 )
+
+// sending is the loop's name for Options.Beat.
+const sending = "sending"
 
 // A run is the state of Worker.Run; it belongs to the goroutine of loop.
 type run struct {
@@ -54,6 +61,7 @@ type run struct {
 	flying int       // attempts under way
 	probes int       // of them probes
 	next   time.Time // AttemptsPerSecond and RateLimit: nothing begins before
+	over   time.Time // by when every attempt under way must have ended
 	turn   int       // which record the next probe of a halted sink takes
 
 	pace   pace
@@ -158,6 +166,7 @@ func (r *run) loop() error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for !r.ending() {
+		r.w.beat(sending, working)
 		if err := r.lookForStuck(time.Now()); err != nil {
 			return err
 		}
@@ -176,6 +185,7 @@ func (r *run) loop() error {
 			timer.Reset(time.Until(wake))
 			alarm = timer.C
 		}
+		r.w.beat(sending, r.back(wake))
 		var arrivals <-chan *batch
 		if r.wantsMore() {
 			arrivals = r.arrivals
@@ -199,6 +209,20 @@ func (r *run) loop() error {
 		}
 	}
 	return r.finish()
+}
+
+// back is how long the loop waits at most, 0 when that depends on others: until
+// it wakes, or the attempts under way must have ended. A sink that ignores that
+// its time is over makes it negative.
+func (r *run) back(wake time.Time) time.Duration {
+	switch {
+	case r.flying > 0:
+		return cmp.Or(time.Until(r.over)+working, -1)
+	case !wake.IsZero():
+		return max(0, time.Until(wake)) + working
+	default:
+		return 0
+	}
 }
 
 // ending reports whether nothing new may begin.
@@ -494,8 +518,17 @@ func (r *run) send(j *job) error {
 		r.probes++
 	}
 	r.next = time.Now().Add(r.w.apart(len(j.items)))
-	go r.attempt(res, msgs, Deadline(r.w.sink, r.w.cfg))
+	timeout := Deadline(r.w.sink, r.w.cfg)
+	r.mustEnd(timeout)
+	go r.attempt(res, msgs, timeout)
 	return nil
+}
+
+// mustEnd notes by when an attempt that begins now must have ended.
+func (r *run) mustEnd(timeout time.Duration) {
+	if over := time.Now().Add(timeout); over.After(r.over) {
+		r.over = over
+	}
 }
 
 // apart is how long after the beginning of an attempt with so many records the
@@ -538,6 +571,7 @@ func (r *run) attempt(res result, msgs []sinks.Message, timeout time.Duration) {
 func (r *run) examine(p sinks.Prober) {
 	r.flying++
 	r.probes++
+	r.mustEnd(r.w.cfg.Timeout)
 	go func() {
 		ctx, cancel := context.WithTimeout(r.hard, r.w.cfg.Timeout)
 		defer cancel()

@@ -28,6 +28,7 @@ func (p *Poller) heads(ctx context.Context, in *intake) error {
 			// An error was told where it happened; the next scan tries again.
 			_ = p.head(ctx, in, pages)
 		}
+		p.beat(loopHeads, p.cfg.PollInterval+working)
 		if err := sleep(ctx, p.cfg.PollInterval); err != nil {
 			return err
 		}
@@ -41,15 +42,18 @@ func (p *Poller) head(ctx context.Context, in *intake, pages int) error {
 	began := time.Now()
 	by := origin{id: newID("h", began), start: wallNow(began, p.loc)}
 	for by.number = 1; by.number <= pages; by.number++ {
+		p.beat(loopHeads, 0) // the sweep says when
 		if err := p.turns.head(ctx); err != nil {
 			return err
 		}
+		p.beat(loopHeads, asking)
 		a, err := p.ask(ctx, cwp.Query{
 			Sort: cwp.ByHeadTimeDesc, Offset: (by.number - 1) * p.kind.MaxLimit, Limit: p.kind.MaxLimit,
 		})
 		if err != nil {
 			return err
 		}
+		p.beat(loopHeads, working)
 		if by.number == 1 && a.whole() && p.sweeping.TryLock() {
 			defer p.sweeping.Unlock()
 			return p.wholeHead(ctx, a, by)
@@ -79,6 +83,7 @@ func (p *Poller) head(ctx context.Context, in *intake, pages int) error {
 // calls it holds p.sweeping: a running sweep says so itself.
 func (p *Poller) wholeHead(ctx context.Context, a *answer, by origin) error {
 	s := p.newSweep(by.id, a.page.SentAt)
+	s.loop = loopHeads
 	s.cert.Method, s.cert.TotalBefore, s.cert.TotalAfter = "whole", a.total(), a.total()
 	s.requests.Store(1)
 	ch, err := s.take(ctx, a, nil)

@@ -170,9 +170,11 @@ func (in *intake) run(ctx context.Context, stop <-chan struct{}) error {
 			}
 			break
 		}
+		in.p.beat(loopIntake, working)
 		if err := in.serve(ctx, group); err != nil {
 			return err
 		}
+		in.p.beat(loopIntake, 0)
 	}
 }
 
@@ -403,6 +405,7 @@ func (in *intake) store(ctx context.Context, changes []journal.Change, cert *jou
 			return nil
 		case errors.Is(err, journal.ErrFull):
 			in.p.full(err)
+			in.p.rest() // until there is room
 			if err := wait.sleep(ctx); err != nil {
 				return err
 			}

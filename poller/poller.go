@@ -56,6 +56,9 @@ type Options struct {
 	Metrics  *Metrics // nil: none
 	// Swept, if not nil, is told of each sweep that ended. It must not block.
 	Swept func(Sweep)
+	// Beat is told by when a loop will be back; 0: when something comes. Nil:
+	// nobody watches.
+	Beat func(loop string, within time.Duration)
 }
 
 // A Poller takes in the events of one source and kind.
@@ -66,6 +69,7 @@ type Poller struct {
 	loc   *time.Location
 	log   *zap.Logger
 	turns turns
+	beat  func(loop string, within time.Duration)
 
 	mu      sync.Mutex // guards what follows, which every goroutine of the poller writes
 	status  Status
@@ -91,13 +95,16 @@ func New(opt Options) (*Poller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("timezone: %w", err)
 	}
+	if opt.Beat == nil {
+		opt.Beat = func(string, time.Duration) {}
+	}
 	if opt.Metrics != nil {
 		opt.Metrics.begin(opt.Source, opt.Kind.Name)
 	}
 	return &Poller{
 		opt: opt, cfg: opt.Config, kind: opt.Kind, loc: loc,
 		log:   opt.Log.With(zap.String("source", opt.Source), zap.String("kind", opt.Kind.Name)),
-		turns: turns{moved: make(chan struct{})},
+		turns: turns{moved: make(chan struct{})}, beat: opt.Beat,
 		asked: make(chan *showing), over: make(chan struct{}),
 		status: Status{Source: opt.Source, Kind: opt.Kind.Name, SweepInterval: opt.Config.SweepInterval},
 	}, nil
@@ -107,6 +114,7 @@ func New(opt Options) (*Poller, error) {
 // go on: the account is another one, or the journal is dead. It is called once.
 func (p *Poller) Run(ctx context.Context) error {
 	defer close(p.over)
+	defer p.rest()
 	return p.with(ctx, 0, func(ctx context.Context, in *intake) error {
 		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return p.sweeps(ctx, in) })
@@ -229,6 +237,7 @@ func (p *Poller) sweeps(ctx context.Context, in *intake) error {
 	}
 	for ctx.Err() == nil {
 		began := time.Now()
+		p.beat(loopSweeps, working)
 		_, err := p.sweep(ctx, in, next)
 		if errors.Is(err, errFatal) || ctx.Err() != nil {
 			return err
@@ -239,7 +248,9 @@ func (p *Poller) sweeps(ctx context.Context, in *intake) error {
 		} else {
 			wait.reset()
 		}
-		if next, err = p.pause(ctx, max(pause, time.Second)); err != nil {
+		pause = max(pause, time.Second)
+		p.beat(loopSweeps, pause+working)
+		if next, err = p.pause(ctx, pause); err != nil {
 			return err
 		}
 	}

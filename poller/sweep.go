@@ -29,7 +29,9 @@ type sweep struct {
 	cert  journal.Certificate
 
 	requests atomic.Int64
-	showing  *showing // nil: nobody asked what it shows
+	loop     string       // that it runs in, for Options.Beat
+	asking   atomic.Int32 // questions under way
+	showing  *showing     // nil: nobody asked what it shows
 
 	mu       sync.Mutex // guards the rest, which the parts share
 	turnings []int64    // last sweep times of the answers read: where the list can be cut
@@ -80,7 +82,7 @@ func (p *Poller) sweep(ctx context.Context, in *intake, show *showing) (cert jou
 // newSweep begins a sweep; whoever calls it holds p.sweeping.
 func (p *Poller) newSweep(id string, now time.Time) *sweep {
 	return &sweep{
-		p: p, in: p.in, id: id, mark: p.mark.Add(1), start: wallNow(now, p.loc),
+		p: p, in: p.in, loop: loopSweeps, id: id, mark: p.mark.Add(1), start: wallNow(now, p.loc),
 		rtt: p.rtt, excl: p.exclusive, endExcl: p.endExcl,
 		cert: journal.Certificate{
 			Source: p.opt.Source, Kind: p.kind.Name, Sweep: id, Started: now.UTC(),
@@ -118,7 +120,12 @@ func (s *sweep) doubted() bool {
 // ask is the poller's ask, counted.
 func (s *sweep) ask(ctx context.Context, q cwp.Query) (*answer, error) {
 	n := s.requests.Add(1)
+	s.asking.Add(1)
+	s.p.beat(s.loop, asking)
 	a, err := s.p.ask(ctx, q)
+	if s.asking.Add(-1) == 0 {
+		s.p.beat(s.loop, working)
+	}
 	s.p.turns.sweepAsked()
 	if err != nil {
 		return nil, err

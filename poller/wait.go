@@ -37,6 +37,28 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// The loops, for Options.Beat.
+const (
+	loopSweeps = "sweeps"
+	loopHeads  = "head scans"
+	loopIntake = "intake"
+)
+
+const (
+	// working is the longest that a loop may take for what it does between two
+	// waits: the journal may be on a slow disk.
+	working = 2 * time.Minute
+	// asking is the longest that one question may take, with all its tries.
+	asking = 45 * time.Minute
+)
+
+// rest says that nothing is to be waited for.
+func (p *Poller) rest() {
+	for _, loop := range []string{loopSweeps, loopHeads, loopIntake} {
+		p.beat(loop, 0)
+	}
+}
+
 // turns lets a head scan ask once for each request of a running sweep, so that
 // it takes at most half of the budget.
 type turns struct {

@@ -4,12 +4,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -28,8 +31,11 @@ const (
 	exitConfig      = 78
 )
 
-// version is set when a release is built.
-var version = "0.0.0-dev"
+// version and commit are set when a release is built.
+var (
+	version = "0.0.0-dev"
+	commit  string // else the one that the build information names
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -80,6 +86,7 @@ func run(ctx context.Context, p process) int {
 	root.AddCommand(
 		runCommand(p), demoCommand(p), emulateCommand(p), checkCommand(p), sinksCommand(p), statusCommand(p), traceCommand(p), deadLetterCommand(p), replayCommand(p), reconcileCommand(p), stateCommand(p), logLevelCommand(p), normalizeCommand(p), configCommand(p), healthCommand(p), versionCommand(p), //nolint:contextcheck // a verb gets its context when it runs
 	)
+	root.AddCommand(extraCommands()...)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitDone
@@ -112,11 +119,25 @@ func isUsage(err error) bool {
 	return false
 }
 
+// versionText is the version, the commit it was built of, and by which Go.
+func versionText() string {
+	info, _ := debug.ReadBuildInfo()
+	of := commit
+	if info != nil && of == "" {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				of = s.Value
+			}
+		}
+	}
+	return fmt.Sprintf("cwprelay %s\ncommit %s\nbuilt with %s for %s/%s", version, cmp.Or(of, "unknown"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 func versionCommand(p process) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(p.stdout, "cwprelay", version)
+			_, err := fmt.Fprintln(p.stdout, versionText())
 			return err
 		},
 	}

@@ -44,6 +44,7 @@ type part interface {
 	close() error
 	giveWay(successor part) // prepares its end; nil: it has no successor
 	forget(m metrics)       // removes its figures
+	late(now time.Time) []string
 }
 
 // all are all parts.
@@ -100,6 +101,7 @@ type sinkPart struct {
 	sink     sinks.Sink
 	worker   *delivery.Worker
 	life     *life
+	*pulse
 }
 
 func (s *sinkPart) name() string                  { return "sink " + s.sinkName }
@@ -125,6 +127,7 @@ type sourcePart struct {
 	client       *cwp.Client
 	poller       *poller.Poller
 	life         *life
+	*pulse
 }
 
 func (s *sourcePart) name() string  { return "source " + s.source + "/" + s.kind }
@@ -167,6 +170,7 @@ func (e *exportPart) run(ctx context.Context) error { return e.exporter.Run(ctx)
 func (e *exportPart) close() error                  { return nil }
 func (e *exportPart) giveWay(part)                  {}
 func (e *exportPart) forget(metrics)                {}
+func (e *exportPart) late(time.Time) []string       { return nil } // only figures wait for it
 
 // sinkRules are what the journal must know of the configured sinks.
 func sinkRules(cfg *config.Config) []journal.SinkRule {
@@ -272,14 +276,15 @@ func (a *app) makeSink(cfg *config.Config, rules *format.Rules, name string) (*s
 	if err != nil {
 		return nil, exit(exitConfig, err)
 	}
+	loops := &pulse{}
 	worker, err := delivery.New(delivery.Options{
 		Name: name, Sink: sink, Config: own.Delivery, Encoder: encode, Rules: rules, Journal: a.journal,
-		Log: a.log, Metrics: a.metrics.sinks, Grace: cfg.ShutdownGrace, Follow: a.followed,
+		Log: a.log, Metrics: a.metrics.sinks, Grace: cfg.ShutdownGrace, Follow: a.followed, Beat: loops.beat,
 	})
 	if err != nil {
 		return nil, exit(exitConfig, errors.Join(fmt.Errorf("sinks.%s: %w", name, err), sink.Close()))
 	}
-	return &sinkPart{sinkName: name, cfg: own, format: cfg.Format, sink: sink, worker: worker}, nil
+	return &sinkPart{sinkName: name, cfg: own, format: cfg.Format, sink: sink, worker: worker, pulse: loops}, nil
 }
 
 func (a *app) makeSource(src config.Source, name, kind string) (*sourcePart, error) {
@@ -287,10 +292,11 @@ func (a *app) makeSource(src config.Source, name, kind string) (*sourcePart, err
 	if err != nil {
 		return nil, exit(exitConfig, fmt.Errorf("sources.%s.%w", name, err))
 	}
+	loops := &pulse{}
 	opt := poller.Options{
 		Source: name, Kind: cwp.KindByName(kind), Config: src.Poll, Filters: src.API.Filters, API: client,
 		Rate: src.API.RequestsPerSecond, Journal: a.journal, Log: a.log.Named("poller"), Metrics: a.metrics.sources,
-		Swept: a.swept,
+		Swept: a.swept, Beat: loops.beat,
 	}
 	if src.API.Vendor() {
 		opt.Identify = client.AccountID
@@ -300,5 +306,5 @@ func (a *app) makeSource(src config.Source, name, kind string) (*sourcePart, err
 		client.Close()
 		return nil, exit(exitConfig, fmt.Errorf("sources.%s.%w", name, err))
 	}
-	return &sourcePart{source: name, kind: kind, cfg: src, log: a.log, client: client, poller: pl}, nil
+	return &sourcePart{source: name, kind: kind, cfg: src, log: a.log, client: client, poller: pl, pulse: loops}, nil
 }

@@ -42,7 +42,7 @@ func newReloader(cfg *config.Config, load func([]byte) (*config.Config, error), 
 }
 
 // run looks until ctx is done. Its error is an *anewError.
-func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal, s *supervisor) error {
+func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal, s *supervisor, manager *notifier) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -52,6 +52,7 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal, s *supervis
 			return nil
 		case <-hangup:
 			asked = true
+			manager.reloading()
 		case <-tick.C:
 		}
 		if err := r.look(s, asked); err != nil {
@@ -59,6 +60,7 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal, s *supervis
 		}
 		if asked {
 			s.a.reopen()
+			manager.ready()
 		}
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,6 +20,9 @@ import (
 	"github.com/cwprelay/cwprelay/journal"
 )
 
+// systemConfig is where packages and images have the configuration.
+const systemConfig = "/etc/cwprelay/cwprelay.yaml"
+
 // A configFlags is where a verb takes its configuration from.
 type configFlags struct {
 	path     string
@@ -26,7 +31,7 @@ type configFlags struct {
 }
 
 func (f *configFlags) add(c *cobra.Command) {
-	c.Flags().StringVarP(&f.path, "config", "c", "", "configuration file (default: $CWPRELAY_CONFIG; none: credentials from the environment to standard output)")
+	c.Flags().StringVarP(&f.path, "config", "c", "", "configuration file (default: $CWPRELAY_CONFIG, else "+systemConfig+" where it exists; none: credentials from the environment to standard output)")
 	c.Flags().StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error")
 	c.Flags().StringVar(&f.stateDir, "state-dir", "", "state directory, instead of state.dir")
 }
@@ -43,6 +48,11 @@ func (f *configFlags) options(p process) config.Options {
 	path := f.path
 	if path == "" {
 		path = lookup(p.environ)("CWPRELAY_CONFIG")
+	}
+	if path == "" {
+		if _, err := os.Stat(systemConfig); !errors.Is(err, fs.ErrNotExist) {
+			path = systemConfig // also one that cannot be read: that is told then
+		}
 	}
 	return config.Options{Path: path, Environ: p.environ, Flags: flags}
 }
@@ -67,9 +77,10 @@ func runCommand(p process) *cobra.Command {
 		Use: "run", Short: "Poll and deliver, until told to stop", Args: cobra.NoArgs,
 		Long: `Polls the API and delivers what is new or changed to every configured sink.
 
-Without a configuration file the credentials are taken from the environment
-(TENCENTCLOUD_SECRET_ID, TENCENTCLOUD_SECRET_KEY, TENCENTCLOUD_TOKEN) and
-events are written to standard output as JSON lines.
+Without -c the configuration is the file that CWPRELAY_CONFIG names, else
+/etc/cwprelay/cwprelay.yaml where it exists. Without any, the credentials are
+taken from the environment (TENCENTCLOUD_SECRET_ID, TENCENTCLOUD_SECRET_KEY,
+TENCENTCLOUD_TOKEN) and events are written to standard output as JSON lines.
 
 With --once it sweeps the list (three tries for a certificate), delivers all
 that the journal holds, and ends: 0 certified and all delivered, 3 not
@@ -110,6 +121,8 @@ func serve(ctx context.Context, p process, cfg *config.Config, load func(text []
 	defer stop()
 	var former *config.Config // nil once it was gone back to
 	log := newLogger(cfg.Log, p.stderr)
+	manager := &notifier{log: log.Logger}
+	defer manager.start(ctx)()
 	for {
 		a, ln, err := openDaemon(ctx, cfg, p, log)
 		if err != nil {
@@ -125,8 +138,12 @@ func serve(ctx context.Context, p process, cfg *config.Config, load func(text []
 			go a.progress(ctx, p.stderr)
 		}
 		r := newReloader(cfg, load, log.Logger)
-		err = a.daemon(ctx, ln, func(ctx context.Context, s *supervisor) error { return r.run(ctx, hangup, s) })
+		err = a.daemon(ctx, ln, func(ctx context.Context, s *supervisor) error {
+			manager.begin(s)
+			return r.run(ctx, hangup, s, manager)
+		})
 		end()
+		manager.open.Store(nil)
 		anew, ok := errors.AsType[*anewError](err)
 		if !ok {
 			return errors.Join(err, a.close())
