@@ -52,7 +52,7 @@ type Item struct {
 	Status    string // the status as text, "null" when there is none
 	SweepTime string // the API's own text
 	HeadTime  string // the API's own text
-	Raw       []byte // the element, byte for byte; not shared with other items' backing after the page is dropped
+	Raw       []byte // the element, byte for byte, in the body of its answer: whoever keeps it longer than the page makes a copy
 }
 
 // A Class is what an error of the API means for whoever asked.

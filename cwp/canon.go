@@ -4,59 +4,79 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
-	"strings"
 )
 
-// canonical is the compact JSON of fields in order of their names, lists
-// sorted, without HTML escaping. A missing value is null.
-func canonical(names []string, values [][]byte) []byte {
-	order := make([]int, len(names))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int { return strings.Compare(names[a], names[b]) })
-	out := []byte{'{'}
-	for n, i := range order {
-		if n > 0 {
-			out = append(out, ',')
+// appendCanonical appends the compact JSON of fields in order of their names,
+// lists sorted, without HTML escaping. A missing value is null.
+func appendCanonical(dst []byte, names []string, values [][]byte) []byte {
+	dst = append(dst, '{')
+	written := ""
+	for n := range names {
+		// The least name that is not written yet: there are few.
+		next := -1
+		for i, name := range names {
+			if (n == 0 || name > written) && (next < 0 || name < names[next]) {
+				next = i
+			}
 		}
-		out = append(out, plain(names[i])...)
-		out = append(out, ':')
-		out = append(out, canonicalValue(values[i])...)
+		if n > 0 {
+			dst = append(dst, ',')
+		}
+		written = names[next]
+		dst = appendPlain(dst, written)
+		dst = append(dst, ':')
+		dst = appendCanonicalValue(dst, values[next])
 	}
-	return append(out, '}')
+	return append(dst, '}')
 }
 
-func canonicalValue(value []byte) []byte {
+// appendCanonicalValue appends the canonical form of a value, which is JSON.
+func appendCanonicalValue(dst, value []byte) []byte {
 	switch {
 	case len(value) == 0:
-		return []byte("null")
+		return append(dst, "null"...)
 	case value[0] == '"':
-		return plain(stringOf(value))
-	case value[0] != '[':
+		if isPlain(value[1 : len(value)-1]) {
+			return append(dst, value...)
+		}
+		return appendPlain(dst, stringOf(value))
+	case value[0] == '{':
 		var out bytes.Buffer
 		if json.Compact(&out, value) != nil {
-			return []byte("null") // cannot be: the value was walked over
+			return append(dst, "null"...) // cannot be: the value was walked over
 		}
-		return out.Bytes()
+		return append(dst, out.Bytes()...)
+	case value[0] != '[':
+		return append(dst, value...)
 	}
-	var elements [][]byte
+	var few [8][]byte
+	elements := few[:0]
 	walkArray(value, 0, 0, func(_ []byte, at, depth int) int {
 		end := skipValue(value, at, depth)
 		if end >= 0 {
-			elements = append(elements, canonicalValue(value[at:end]))
+			elements = append(elements, appendCanonicalValue(nil, value[at:end]))
 		}
 		return end
 	})
 	slices.SortFunc(elements, bytes.Compare)
-	return append(append([]byte{'['}, bytes.Join(elements, []byte{','})...), ']')
+	dst = append(dst, '[')
+	for i, e := range elements {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, e...)
+	}
+	return append(dst, ']')
 }
 
-// plain is a text as JSON without HTML escaping.
-func plain(s string) []byte {
+// appendPlain appends a text as JSON without HTML escaping.
+func appendPlain(dst []byte, s string) []byte {
+	if isPlain([]byte(s)) {
+		return append(append(append(dst, '"'), s...), '"')
+	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(s) // a string always encodes
-	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'})
+	return append(dst, bytes.TrimSuffix(b.Bytes(), []byte{'\n'})...)
 }

@@ -2,6 +2,7 @@ package cwp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -179,17 +180,20 @@ func (c *Client) attempt(ctx context.Context, body []byte) (*Page, error) {
 		return nil, err
 	}
 	sent := time.Now()
-	raw, failure := c.post(ctx, call{
+	var page *Page
+	var received time.Time
+	_, failure := c.post(ctx, call{
 		url: c.url, service: c.kind.Service, version: c.kind.Version, action: c.kind.Action, body: body, creds: creds,
+		open: func(raw []byte) (failure *Error) {
+			received = time.Now()
+			page, failure = c.open(raw)
+			return failure
+		},
 	})
-	received := time.Now()
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	var page *Page
-	if failure == nil {
-		page, failure = c.open(raw)
-	}
+	received = cmp.Or(received, time.Now())
 	if c.opt.Metrics != nil {
 		c.opt.Metrics.duration.WithLabelValues(c.opt.Source, c.kind.Name).Observe(received.Sub(sent).Seconds())
 	}
@@ -252,7 +256,8 @@ type call struct {
 	version, action string
 	body            []byte
 	creds           Credentials
-	unsigned        bool // the body itself proves who asks
+	unsigned        bool                    // the body itself proves who asks
+	open            func(raw []byte) *Error // reads an answer with HTTP status 200; nil: the caller does
 }
 
 // post sends a call and returns the body of an answer with HTTP status 200.
@@ -290,24 +295,42 @@ func (c *Client) post(ctx context.Context, in call) ([]byte, *Error) {
 		return nil, &Error{Class: ClassNetwork, Err: withoutURL(err, secrets)}
 	}
 	defer func() { _ = resp.Body.Close() }() // only read
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, c.cfg.MaxBody+1))
+	raw, err := readAll(resp, c.cfg.MaxBody)
 	if err != nil {
 		return nil, &Error{Class: ClassNetwork, Message: "read the answer", HTTPStatus: resp.StatusCode, Err: withoutURL(err, secrets)}
 	}
 	if int64(len(raw)) > c.cfg.MaxBody {
 		return nil, &Error{Class: ClassAnswerSize, Message: "the answer is longer than max_body", HTTPStatus: resp.StatusCode}
 	}
-	return c.judge(resp, raw)
+	return c.judge(resp, raw, in.open)
+}
+
+// readAll reads a body, and one byte more than limit of a longer one. What the
+// answer says of its length is believed as far as a page is long.
+func readAll(resp *http.Response, limit int64) ([]byte, error) {
+	const pageBytes = 1 << 20
+	body := io.LimitReader(resp.Body, limit+1)
+	if resp.ContentLength <= 0 || resp.ContentLength > min(limit, pageBytes) {
+		return io.ReadAll(body)
+	}
+	raw := make([]byte, resp.ContentLength)
+	_, err := io.ReadFull(body, raw) // the transport gives no more than it said
+	return raw, err
 }
 
 // judge sorts out what is no answer with status 200, and learns the server's
-// clock where it says that ours is off.
-func (c *Client) judge(resp *http.Response, raw []byte) ([]byte, *Error) {
-	e, ok := openEnvelope(raw, nil)
-	if !ok && resp.StatusCode == http.StatusOK {
-		return raw, nil // whoever reads it says what it is
+// clock where it says that ours is off. open reads one with status 200.
+func (c *Client) judge(resp *http.Response, raw []byte, open func([]byte) *Error) ([]byte, *Error) {
+	var failure *Error
+	if resp.StatusCode == http.StatusOK && open != nil {
+		failure = open(raw)
+	} else {
+		e, ok := openEnvelope(raw, nil)
+		if !ok && resp.StatusCode == http.StatusOK {
+			return raw, nil // whoever reads it says what it is
+		}
+		failure = e.failure(resp.StatusCode)
 	}
-	failure := e.failure(resp.StatusCode)
 	if failure != nil && failure.Class == ClassClock {
 		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 			c.skew.Store(int64(time.Until(date)))
@@ -315,10 +338,12 @@ func (c *Client) judge(resp *http.Response, raw []byte) ([]byte, *Error) {
 		}
 	}
 	switch {
-	case resp.StatusCode == http.StatusOK:
+	case resp.StatusCode == http.StatusOK && open == nil:
 		return raw, nil
 	case failure != nil:
 		return nil, failure
+	case resp.StatusCode == http.StatusOK:
+		return raw, nil
 	case resp.StatusCode/100 == 5, resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode == http.StatusRequestTimeout:
 		return nil, &Error{Class: ClassServer, Message: "no answer of the API", HTTPStatus: resp.StatusCode}
 	default:

@@ -1,7 +1,6 @@
 package cwp
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"strconv"
@@ -154,7 +153,7 @@ func readItem(body []byte, at, depth int, kind *Kind) (Item, int) {
 		Status:    statusText(status),
 		SweepTime: timeText(sweep),
 		HeadTime:  timeText(head),
-		Raw:       bytes.Clone(body[at:end]),
+		Raw:       body[at:end:end],
 	}
 	var ok bool
 	if item.ID, ok = idText(id); !ok {
@@ -262,7 +261,8 @@ func (e *envelope) page(kind *Kind) (*Page, *Error) {
 // no fields, nor has what is not JSON. Numbers keep their text, exact at any
 // size.
 func (k *Kind) Revision(raw []byte) string {
-	values := make([][]byte, len(k.RevisionFields))
+	var few [8][]byte
+	values := append(few[:0], make([][]byte, len(k.RevisionFields))...)
 	members(raw, func(key, value []byte) {
 		for i, name := range k.RevisionFields {
 			if keyIs(key, name) {
@@ -270,7 +270,8 @@ func (k *Kind) Revision(raw []byte) string {
 			}
 		}
 	})
-	return hexSum(canonical(k.RevisionFields, values))
+	var short [512]byte
+	return hexSum(appendCanonical(short[:0], k.RevisionFields, values))
 }
 
 // Field is a top-level field of an item as trimmed text: a text itself, a

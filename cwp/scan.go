@@ -1,6 +1,7 @@
 package cwp
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -61,6 +62,9 @@ func skipWord(b []byte, i int, word string) int {
 
 func skipString(b []byte, i int) int {
 	for i++; i < len(b); i++ {
+		if i = skipPlain(b, i); i == len(b) {
+			return -1
+		}
 		switch c := b[i]; {
 		case c == '"':
 			return i + 1
@@ -82,6 +86,23 @@ func skipString(b []byte, i int) int {
 		}
 	}
 	return -1
+}
+
+// skipPlain moves over characters of a string that mean themselves, eight at a
+// time; it may stop early.
+func skipPlain(b []byte, i int) int {
+	const low, high = 0x0101010101010101, 0x8080808080808080
+	for i+8 <= len(b) {
+		x := binary.LittleEndian.Uint64(b[i:])
+		quote, slash := x^('"'*low), x^('\\'*low)
+		// A byte's high bit is set where the byte is a quote, a backslash or a
+		// control. Bytes above 0x7F never set it (&^ x).
+		if ((quote-low)&^quote|(slash-low)&^slash|(x-' '*low)&^x)&high != 0 {
+			return i
+		}
+		i += 8
+	}
+	return i
 }
 
 func notHex(c byte) bool {
@@ -237,11 +258,25 @@ func stringOf(value []byte) string {
 	if len(value) < 2 || value[0] != '"' {
 		return ""
 	}
+	if inner := value[1 : len(value)-1]; isPlain(inner) {
+		return string(inner)
+	}
 	var s string
 	if json.Unmarshal(value, &s) != nil {
 		return ""
 	}
 	return s
+}
+
+// isPlain reports whether what stands between quotes is printable ASCII
+// without escapes: then it is its own value, and the same in canonical JSON.
+func isPlain(inner []byte) bool {
+	for _, c := range inner {
+		if c < ' ' || c > '~' || c == '\\' || c == '"' {
+			return false
+		}
+	}
+	return true
 }
 
 // integerOf is the decimal text of a JSON number that is a whole number,
@@ -253,14 +288,14 @@ func integerOf(value []byte) (string, bool) {
 	if len(value) == 0 || value[0] != '-' && (value[0] < '0' || value[0] > '9') {
 		return "", false
 	}
-	text := string(value)
-	if !strings.ContainsAny(text, ".eE") {
+	if isInteger(value) {
+		text := digitText(value)
 		if text == "-0" {
 			text = "0"
 		}
 		return text, len(text) <= maxDigits
 	}
-	text, negative := strings.CutPrefix(text, "-")
+	text, negative := strings.CutPrefix(string(value), "-")
 	mantissa, exponent, _ := strings.Cut(strings.ToLower(text), "e")
 	whole, fraction, _ := strings.Cut(mantissa, ".")
 	shift, ok := smallInt(exponent)
@@ -287,6 +322,27 @@ func integerOf(value []byte) (string, bool) {
 		digits = "-" + digits
 	}
 	return digits, true
+}
+
+// isInteger reports whether a JSON number is written without fraction and
+// exponent.
+func isInteger(value []byte) bool {
+	for _, c := range value {
+		if c == '.' || c == 'e' || c == 'E' {
+			return false
+		}
+	}
+	return true
+}
+
+// digitText is a number's text; the statuses, which every event bears, are not
+// made anew for each.
+func digitText(value []byte) string {
+	const digits = "0123456789"
+	if len(value) == 1 && value[0] >= '0' && value[0] <= '9' {
+		return digits[value[0]-'0' : value[0]-'0'+1]
+	}
+	return string(value)
 }
 
 // smallInt reads an exponent; false when it is beyond any use.

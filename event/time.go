@@ -18,6 +18,9 @@ const WallLayout = "2006-01-02 15:04:05"
 // 3339 with an offset, and Go's "-0700 CST" form; leading spaces occur.
 func ParseTime(text string, loc *time.Location) (time.Time, bool) {
 	text = strings.TrimSpace(text)
+	if t, ok := parseWall(text, loc); ok {
+		return t, true
+	}
 	var t time.Time
 	var err error
 	switch {
@@ -36,6 +39,32 @@ func ParseTime(text string, loc *time.Location) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return t, true
+}
+
+// parseWall reads a wall time that begins after the year 1970, as ParseTime
+// does: each event bears two. It is false for everything else.
+func parseWall(text string, loc *time.Location) (time.Time, bool) {
+	if len(text) != len(WallLayout) || text[4] != '-' || text[7] != '-' || text[10] != ' ' || text[13] != ':' || text[16] != ':' {
+		return time.Time{}, false
+	}
+	ok := true
+	two := func(i int) int {
+		a, b := text[i]-'0', text[i+1]-'0'
+		ok = ok && a <= 9 && b <= 9
+		return int(a)*10 + int(b)
+	}
+	year := two(0)*100 + two(2)
+	month, day := time.Month(two(5)), two(8)
+	hour, minute, second := two(11), two(14), two(17)
+	if !ok || year <= 1970 || month < time.January || month > time.December || day < 1 || day > 28 && day > daysIn(month, year) ||
+		hour > 23 || minute > 59 || second > 59 {
+		return time.Time{}, false
+	}
+	return time.Date(year, month, day, hour, minute, second, 0, loc), true
+}
+
+func daysIn(month time.Month, year int) int {
+	return time.Date(year, month+1, 0, 0, 0, 0, 0, time.UTC).Day()
 }
 
 // WallTime brings a time of the API to WallLayout in loc, so that two of them

@@ -1,6 +1,7 @@
 package event_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 	_ "time/tzdata"
@@ -63,4 +64,38 @@ func TestWallTimesCompareAsText(t *testing.T) {
 		}
 		last = wall
 	}
+}
+
+// What is read digit by digit is what package time reads.
+func FuzzWallTime(f *testing.F) {
+	for _, text := range []string{
+		"2026-11-27 18:30:55", "2024-02-29 00:00:00", "2023-02-29 00:00:00", "2026-04-31 10:00:00", "1970-01-01 08:00:00", "1971-01-01 00:00:00",
+		"2026-13-01 00:00:00", "2026-00-01 00:00:00", "2026-01-00 00:00:00", "2026-01-01 24:00:00", "2026-01-01 00:60:00", "2026-01-01 00:00:60",
+		"2026-03-29 02:30:00", "2026-10-25 02:30:00", "2026-11-27T18:30:55", "2026-11-27 18:30: 5", "9999-12-31 23:59:59", "0001-01-01 00:00:00",
+	} {
+		f.Add(text)
+	}
+	var zones []*time.Location
+	for _, name := range []string{"Asia/Shanghai", "UTC", "Europe/Berlin", "America/St_Johns"} {
+		loc, err := time.LoadLocation(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		zones = append(zones, loc)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if len(text) != len(event.WallLayout) {
+			return
+		}
+		for _, loc := range zones {
+			got, ok := event.ParseTime(text, loc)
+			want, err := time.ParseInLocation(event.WallLayout, strings.TrimSpace(text), loc)
+			if ok && (err != nil || !got.Equal(want)) {
+				t.Errorf("%q in %s is %v, want %v, %v", text, loc, got, want, err)
+			}
+			if !ok && err == nil && want.Year() > 1970 {
+				t.Errorf("%q in %s is not read, want %v", text, loc, want)
+			}
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -352,7 +353,7 @@ func (in *intake) record(key event.Key, action event.Action, before, after event
 		FirstDetect: after.FirstDetect, ObservedAt: j.answer.page.ReceivedAt.UTC(),
 		Backfill: backfill, Dialect: in.p.cfg.Dialect, Zone: in.p.cfg.Timezone,
 		Source: in.source.Source, Sweep: j.by.id, Page: j.by.number,
-		RequestID: j.answer.page.RequestID, Raw: r.item.Raw,
+		RequestID: j.answer.page.RequestID, Raw: bytes.Clone(r.item.Raw), // not to hold the whole answer
 	}
 	if action != event.Detected {
 		rec.Previous = before.Status

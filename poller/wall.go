@@ -27,15 +27,15 @@ const (
 
 // wallSecond reads a time of the API, noTime when there is none.
 func wallSecond(text string, loc *time.Location) int64 {
-	wall, ok := event.WallTime(text, loc)
+	t, ok := event.ParseTime(text, loc)
 	if !ok {
 		return noTime
 	}
-	t, err := time.Parse(event.WallLayout, wall)
-	if err != nil {
-		return noTime
+	_, offset := t.In(loc).Zone()
+	if second := t.Unix() + int64(offset); second <= lastSecond {
+		return second
 	}
-	return t.Unix()
+	return noTime
 }
 
 // wallText writes a wall second as the API's own text.
