@@ -96,6 +96,9 @@ func (rd *reader) next(ctx context.Context) *batch {
 	}
 	started := false
 	for {
+		if b.arena == nil && len(rd.unread) > 0 {
+			b.arena = make([]byte, 0, rd.expected())
+		}
 		if len(rd.unread) == 0 {
 			if err := rd.fill(ctx); err != nil {
 				return &batch{err: err}
@@ -122,6 +125,15 @@ func (rd *reader) next(ctx context.Context) *batch {
 			return b
 		}
 	}
+}
+
+// expected is about how long the bodies of the next batch are.
+func (rd *reader) expected() int {
+	size := 0
+	for _, rec := range rd.unread {
+		size += 2*len(rec.Raw) + 512
+	}
+	return min(size, rd.limits.Bytes+8<<10)
 }
 
 // upTo makes the next batch of a replay, of records up to end that are not owed

@@ -505,8 +505,8 @@ func (r *run) send(j *job) error {
 			it.rec, it.body = nil, nil // not held in memory while it waits for its confirmation
 		}
 	}
-	if late {
-		j.arena = nil
+	if r.window() > 1 {
+		j.arena = nil // batches wait for their confirmation: not held meanwhile
 	}
 	if j.suspect != nil {
 		j.suspect.flying = true

@@ -2,6 +2,7 @@ package format
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -224,16 +225,11 @@ func firstAddress(texts ...string) netip.Addr {
 // addresses returns the distinct addresses among texts.
 func addresses(texts ...string) []string {
 	var list []string
-	for i, text := range texts {
-		a := addressOf(text)
-		if !a.IsValid() {
-			continue
-		}
-		seen := false
-		for _, before := range texts[:i] {
-			seen = seen || addressOf(before) == a
-		}
-		if !seen {
+	var few [4]netip.Addr
+	found := few[:0]
+	for _, text := range texts {
+		if a := addressOf(text); a.IsValid() && !slices.Contains(found, a) {
+			found = append(found, a)
 			list = append(list, a.String())
 		}
 	}

@@ -150,6 +150,10 @@ func IsJSON(name string) bool {
 	}
 }
 
+// MakesObjects reports whether each record of a format is a JSON object that
+// was made here, whatever the vendor sent.
+func MakesObjects(name string) bool { return IsJSON(name) && name != Raw }
+
 // ContentType returns the media type of one encoded record; empty for a name
 // that New does not know.
 func ContentType(name string) string {

@@ -17,6 +17,10 @@ type HECOptions struct {
 	Source     string // default: "tencent:cwp:" and the API action of the kind
 	SourceType string // default: "tencent:cwp:" and the kind
 	Host       string // default: the affected host, Finding.Host
+
+	// Object says that the body is a JSON object made by an encoder of this
+	// package (MakesObjects): it is not looked at again.
+	Object bool
 }
 
 // AppendHEC appends the envelope that Splunk's HTTP Event Collector takes,
@@ -24,8 +28,11 @@ type HECOptions struct {
 // break at its end. An error means that the body is no JSON or one that the
 // collector refuses (null, an empty string); dst is then as it was given.
 func AppendHEC(dst []byte, r *event.Record, body []byte, opts HECOptions) ([]byte, error) {
-	body = bytes.TrimSpace(body)
+	if !opts.Object {
+		body = bytes.TrimSpace(body)
+	}
 	switch {
+	case opts.Object:
 	case !validJSON(body):
 		return dst, errors.New("wrap for HEC: the body is not JSON")
 	case string(body) == "null" || string(body) == `""`:

@@ -100,8 +100,29 @@ func (w *writer) time(k string, t time.Time) {
 	}
 	w.key(k)
 	w.b = append(w.b, '"')
-	w.b = t.UTC().AppendFormat(w.b, millis)
+	w.b = appendMillis(w.b, t)
 	w.b = append(w.b, '"')
+}
+
+// appendMillis appends a time in the layout millis.
+func appendMillis(dst []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	if year < 0 || year > 9999 {
+		return t.AppendFormat(dst, millis)
+	}
+	hour, minute, second := t.Clock()
+	ms := t.Nanosecond() / 1e6
+	two := func(n int) (tens, ones byte) { return byte('0' + n/10), byte('0' + n%10) }
+	y1, y2 := two(year / 100)
+	y3, y4 := two(year % 100)
+	mo1, mo2 := two(int(month))
+	d1, d2 := two(day)
+	h1, h2 := two(hour)
+	mi1, mi2 := two(minute)
+	s1, s2 := two(second)
+	return append(dst, y1, y2, y3, y4, '-', mo1, mo2, '-', d1, d2, 'T', h1, h2, ':', mi1, mi2, ':', s1, s2,
+		'.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
 }
 
 // appendString appends s as a JSON string on one line, whatever reads it:
@@ -112,6 +133,9 @@ func appendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	start := 0
 	for i := 0; i < len(s); {
+		if i = plainEnd(s, i); i == len(s) {
+			break
+		}
 		c := s[i]
 		if c >= ' ' && c < 0x7F && c != '"' && c != '\\' {
 			i++
@@ -139,6 +163,25 @@ func appendString(dst []byte, s string) []byte {
 	}
 	dst = append(dst, s[start:]...)
 	return append(dst, '"')
+}
+
+// plainEnd returns the index after characters of s that stand in a JSON string
+// as they are, from i on, eight at a time; it may stop early.
+func plainEnd(s string, i int) int {
+	const low, high = 0x0101010101010101, 0x8080808080808080
+	for i+8 <= len(s) {
+		b := s[i : i+8]
+		x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
+			uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+		quote, slash := x^('"'*low), x^('\\'*low)
+		// A byte's high bit is set where the byte is a quote, a backslash or a
+		// control, DEL, or not ASCII.
+		if (x|(x+low)|(quote-low)&^quote|(slash-low)&^slash|(x-' '*low)&^x)&high != 0 {
+			return i
+		}
+		i += 8
+	}
+	return i
 }
 
 // appendEscape appends an ASCII character that may not stand in a string.

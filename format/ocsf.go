@@ -90,7 +90,7 @@ func (w *writer) instant(k string, t time.Time) {
 	w.int(k, t.UnixMilli())
 	w.comma()
 	w.b = append(append(append(w.b, '"'), k...), `_dt":"`...)
-	w.b = append(t.UTC().AppendFormat(w.b, millis), '"')
+	w.b = append(appendMillis(w.b, t), '"')
 }
 
 // item begins an object in a list.

@@ -22,8 +22,10 @@ type redaction struct {
 	Pattern string   `json:"pattern"`
 	Replace string   `json:"replace"`
 	Hints   []string `json:"hints"` // in lower case; without one of them in the text the pattern cannot match
+	Also    []string `json:"also"`  // likewise: one of these too
 	re      *regexp.Regexp
 	hints   [][]byte
+	also    [][]byte
 }
 
 // apply masks what looks like a secret and reports whether it did. Indicators
@@ -47,12 +49,17 @@ func (x *redactor) apply(s string) (string, bool) {
 }
 
 func (r *redaction) mayMatch(lower []byte) bool {
-	for _, h := range r.hints {
-		if bytes.Contains(lower, h) {
+	return holdsOne(lower, r.hints) && holdsOne(lower, r.also)
+}
+
+// holdsOne reports whether text holds one of the words, or there are none.
+func holdsOne(text []byte, words [][]byte) bool {
+	for _, w := range words {
+		if bytes.Contains(text, w) {
 			return true
 		}
 	}
-	return len(r.hints) == 0
+	return len(words) == 0
 }
 
 func lowerASCII(dst []byte, s string) []byte {

@@ -285,15 +285,19 @@ func hex4(s string) rune {
 // what is not UTF-8 become U+FFFD.
 func unquote(text string) string {
 	s := text[1 : len(text)-1]
-	if strings.IndexByte(s, '\\') < 0 {
-		return strings.ToValidUTF8(s, "\uFFFD")
+	i := strings.IndexByte(s, '\\')
+	if i < 0 {
+		return validUTF8(s)
 	}
-	b := make([]byte, 0, len(s))
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c != '\\' {
-			b = append(b, c)
-			i++
+	b := append(make([]byte, 0, len(s)), s[:i]...)
+	for i < len(s) {
+		if s[i] != '\\' {
+			end := strings.IndexByte(s[i:], '\\')
+			if end < 0 {
+				end = len(s) - i
+			}
+			b = append(b, s[i:i+end]...)
+			i += end
 			continue
 		}
 		switch e := s[i+1]; e {
@@ -317,7 +321,15 @@ func unquote(text string) string {
 		}
 		i += 2
 	}
-	return strings.ToValidUTF8(string(b), "\uFFFD")
+	return validUTF8(string(b))
+}
+
+// validUTF8 returns s with U+FFFD for what is not UTF-8.
+func validUTF8(s string) string {
+	if utf8.ValidString(s) { // by eight bytes at a time, where it is ASCII
+		return s
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 // unicodeEscape reads \uXXXX, or two of them that are a pair of surrogates,
@@ -346,8 +358,12 @@ type Int struct {
 // fraction, an exponent, and what does not fit 64 bits.
 func intOf(text string) Int {
 	text = strings.Trim(text, `"`)
+	digits := strings.TrimPrefix(text, "-")
+	if digits == "" || digits[0] < '0' || digits[0] > '9' || digits[0] == '0' && text != "0" {
+		return Int{}
+	}
 	n, err := strconv.ParseInt(text, 10, 64)
-	return Int{n, err == nil && strconv.FormatInt(n, 10) == text}
+	return Int{n, err == nil}
 }
 
 // textOf reads a string. Null is empty; what is no string is its JSON text on

@@ -68,6 +68,9 @@ func newTables() *tables {
 		for _, h := range p.Hints {
 			p.hints = append(p.hints, []byte(h))
 		}
+		for _, h := range p.Also {
+			p.also = append(p.also, []byte(h))
+		}
 	}
 	t.redactor.rules = secrets.Patterns
 	return t

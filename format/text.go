@@ -30,10 +30,20 @@ func cut(s string, limit int) (string, bool) {
 // tabs become spaces; other controls and the characters that change the
 // direction of text or cannot be seen become visible escapes.
 func cleanLine(s string) string {
-	if !strings.ContainsFunc(s, unclean) {
+	if isPrintable(s) || !strings.ContainsFunc(s, unclean) {
 		return s
 	}
 	return string(appendClean(nil, s, false))
+}
+
+// isPrintable reports whether s is printable ASCII.
+func isPrintable(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // appendClean appends s as cleanLine does. With breaks, CR LF and LF become
@@ -102,14 +112,38 @@ func addressText(a netip.Addr) string {
 // linkOf returns text if it is an absolute http or https URL, else nothing.
 func linkOf(text string) string {
 	text = strings.TrimSpace(text)
-	if text == "" {
-		return ""
+	if text == "" || isSimpleLink(text) {
+		return text
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return ""
 	}
 	return text
+}
+
+// isSimpleLink reports whether text is an http or https URL of a host name
+// and a path without anything that would have to be looked at closely.
+func isSimpleLink(text string) bool {
+	rest, ok := strings.CutPrefix(text, "https://")
+	if !ok {
+		if rest, ok = strings.CutPrefix(text, "http://"); !ok {
+			return false
+		}
+	}
+	if rest == "" || !isNameByte(rest[0]) {
+		return false
+	}
+	for i := range len(rest) {
+		if c := rest[i]; !isNameByte(c) && c != '/' {
+			return false
+		}
+	}
+	return true
+}
+
+func isNameByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '-' || c == '_'
 }
 
 // isWindowsPath reports whether a path starts as only Windows' do: with a

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"time"
 
 	"github.com/klauspost/compress/s2"
@@ -50,6 +51,12 @@ func seal(kind byte, key, payload []byte) []byte {
 	row[0] = kind
 	binary.BigEndian.PutUint32(row[1:], checksum(kind, key, payload))
 	return append(row, payload...)
+}
+
+// sealRow fills in the head of a row whose payload stands behind room for it.
+func sealRow(kind byte, key, row []byte) {
+	row[0] = kind
+	binary.BigEndian.PutUint32(row[1:], checksum(kind, key, row[rowHead:]))
 }
 
 // unseal returns the payload of a row, not copied.
@@ -125,9 +132,44 @@ func (d *decoder) status() event.Status {
 	return event.Status{Code: d.text(), Symbol: d.text(), Closed: d.bool()}
 }
 
+// encodeRecord is the payload of a record's row.
 func encodeRecord(r *event.Record) []byte {
-	e := make(encoder, 0, 512+len(r.Raw))
-	for _, s := range []string{
+	var c rowCodec
+	return c.appendRecord(nil, r)
+}
+
+// A rowCodec makes payloads of records; it keeps what it needs for the next one.
+type rowCodec struct {
+	plain encoder
+	arena []byte
+}
+
+// maxSpare bounds the memory that a codec keeps while it is not used.
+const maxSpare = 4 << 20
+
+func (f *File) codec() *rowCodec {
+	select {
+	case c := <-f.codecs:
+		return c
+	default:
+		return &rowCodec{}
+	}
+}
+
+func (f *File) spare(c *rowCodec) {
+	if cap(c.arena) > maxSpare {
+		return
+	}
+	select {
+	case f.codecs <- c:
+	default:
+	}
+}
+
+// appendRecord appends the payload of a record's row to dst.
+func (c *rowCodec) appendRecord(dst []byte, r *event.Record) []byte {
+	e := c.plain[:0]
+	for _, s := range [...]string{
 		r.Key.Account, r.Key.Kind, r.Key.ID, r.UID, r.Revision, string(r.Action), r.FirstDetect,
 		r.Dialect, r.Zone, r.Source, r.Sweep, r.RequestID,
 	} {
@@ -139,9 +181,47 @@ func encodeRecord(r *event.Record) []byte {
 	e.time(r.ObservedAt)
 	e.bool(r.Backfill)
 	e.uint(uint64(r.Page))
-	e.text(string(r.Raw))
-	payload := binary.BigEndian.AppendUint64(make([]byte, 0, 8+s2.MaxEncodedLen(len(e))), uint64(r.ObservedAt.UnixMilli()))
-	return append(payload, s2.Encode(nil, e)...)
+	e.uint(uint64(len(r.Raw)))
+	e = append(e, r.Raw...)
+	c.plain = e
+	most := s2.MaxEncodedLen(len(e))
+	dst = slices.Grow(dst, 8+most)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.ObservedAt.UnixMilli()))
+	packed := s2.Encode(dst[len(dst):len(dst)+most], e)
+	return dst[:len(dst)+len(packed)]
+}
+
+// rows are the rows of a batch's records, nil where there is none, with room
+// for the head that sealRow fills in once the key is known. They lie in the
+// codec's memory.
+func (c *rowCodec) rows(changes []Change) (rows [][]byte, need int64) {
+	rows = make([][]byte, len(changes))
+	ends := make([]int, len(changes))
+	arena := c.arena[:0]
+	total := 0
+	for i := range changes {
+		if rec := changes[i].Record; rec != nil {
+			total += len(rec.Raw) + 512
+		}
+	}
+	arena = slices.Grow(arena, total)
+	for i := range changes {
+		if rec := changes[i].Record; rec != nil {
+			arena = append(arena, make([]byte, rowHead)...)
+			arena = c.appendRecord(arena, rec)
+		}
+		ends[i] = len(arena)
+	}
+	c.arena = arena
+	from := 0
+	for i, end := range ends { // not before: arena may have moved
+		if end > from {
+			rows[i] = arena[from:end:end]
+			need += int64(end-from) + 64
+		}
+		from = end
+	}
+	return rows, need
 }
 
 func decodeRecord(seq uint64, payload []byte) (*event.Record, error) {
@@ -155,11 +235,27 @@ func decodeRecord(seq uint64, payload []byte) (*event.Record, error) {
 	d := decoder{b: plain}
 	r := &event.Record{Seq: seq}
 	var action string
-	for _, s := range []*string{
+	texts := [...]*string{
 		&r.Key.Account, &r.Key.Kind, &r.Key.ID, &r.UID, &r.Revision, &action, &r.FirstDetect,
 		&r.Dialect, &r.Zone, &r.Source, &r.Sweep, &r.RequestID,
-	} {
-		*s = d.text()
+	}
+	// One string for all of them: they live as long as the record.
+	var parts [len(texts)][]byte
+	size := 0
+	for i := range parts {
+		parts[i] = d.bytes()
+		size += len(parts[i])
+	}
+	if d.bad {
+		return nil, errDamaged
+	}
+	joined := make([]byte, 0, size)
+	for _, part := range parts {
+		joined = append(joined, part...)
+	}
+	all := string(joined)
+	for i, s := range texts {
+		*s, all = all[:len(parts[i])], all[len(parts[i]):]
 	}
 	r.Action = event.Action(action)
 	r.Sequence = d.uint()

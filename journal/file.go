@@ -60,6 +60,7 @@ type File struct {
 	db   *bolt.DB
 
 	recent recent
+	codecs chan *rowCodec // to use again
 
 	mu      sync.Mutex // guards the rest
 	last    uint64     // sequence of the newest record
@@ -96,6 +97,7 @@ func Open(cfg Config, opt Options) (*File, error) {
 		cfg: cfg, opt: opt, path: filepath.Join(cfg.Dir, fileName),
 		ops: make(chan *op), closed: make(chan struct{}), gone: make(chan struct{}), dead: make(chan struct{}),
 		changed: make(chan struct{}), leases: map[string]*fileLease{}, limits: cfg, rules: opt.Sinks,
+		codecs: make(chan *rowCodec, 2),
 	}
 	if err := makeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)

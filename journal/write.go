@@ -242,14 +242,10 @@ func (f *File) filled(e *FullError) *FullError {
 
 // Append stores a batch.
 func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, error) {
-	rows := make([][]byte, len(batch.Changes)) // encoded outside of the transaction
-	need := int64(0)
-	for i, c := range batch.Changes {
-		if c.Record != nil {
-			rows[i] = encodeRecord(c.Record)
-			need += int64(len(rows[i])) + 64
-		}
-	}
+	codec := f.codec()
+	defer f.spare(codec)                    // the engine keeps nothing of a commit that has ended
+	rows, need := codec.rows(batch.Changes) // outside of the transaction
+	old := make([]int, len(batch.Changes))
 	var last uint64
 	seqs := make([]uint64, len(batch.Changes))
 	err := f.commit(ctx, &op{
@@ -258,7 +254,7 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 			if err := f.owns(lease, "source"); err != nil {
 				return err
 			}
-			if err := f.expected(tx, batch.Changes); err != nil {
+			if err := f.expected(tx, batch.Changes, old); err != nil {
 				return err
 			}
 			if need > 0 {
@@ -268,7 +264,7 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 			}
 			last = 0
 			for i, c := range batch.Changes {
-				seq, err := f.change(tx, c, rows[i])
+				seq, err := f.change(tx, c, rows[i], old[i])
 				if err != nil {
 					return engine(err)
 				}
@@ -280,6 +276,7 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 			for i, c := range batch.Changes {
 				if c.Record != nil {
 					c.Record.Seq = seqs[i]
+					f.recent.add(c.Record, rowSum(rows[i]))
 				}
 			}
 			if need > 0 {
@@ -301,13 +298,16 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 	return last, nil
 }
 
-// expected checks each key's stored sequence.
-func (f *File) expected(tx *bolt.Tx, changes []Change) error {
+// expected checks each key's stored sequence, and notes in old how many bytes
+// the row of its state has, 0 when there is none.
+func (f *File) expected(tx *bolt.Tx, changes []Change, old []int) error {
 	b := tx.Bucket([]byte("state"))
-	for _, c := range changes {
+	for i, c := range changes {
 		key := stateKey(c.Key)
+		row := b.Get(key)
+		old[i] = len(row)
 		var stored uint64
-		if row := b.Get(key); row != nil {
+		if row != nil {
 			payload, err := unseal(rowState, key, row)
 			if err == nil {
 				var st event.State
@@ -326,7 +326,9 @@ func (f *File) expected(tx *bolt.Tx, changes []Change) error {
 	return nil
 }
 
-func (f *File) change(tx *bolt.Tx, c Change, row []byte) (uint64, error) {
+// change stores what became of a key, whose state has a row of so many bytes
+// until now.
+func (f *File) change(tx *bolt.Tx, c Change, row []byte, old int) (uint64, error) {
 	states := tx.Bucket([]byte("state"))
 	key := stateKey(c.Key)
 	if c.Forget {
@@ -344,15 +346,22 @@ func (f *File) change(tx *bolt.Tx, c Change, row []byte) (uint64, error) {
 		if seq, err = b.NextSequence(); err != nil {
 			return 0, err
 		}
-		if err := f.put(b, seqKey(seq), seal(rowRecord, seqKey(seq), row)); err != nil {
+		at := seqKey(seq)
+		sealRow(rowRecord, at, row)
+		f.meta.Bytes += int64(len(at) + len(row)) // nothing stands there
+		if err := b.Put(at, row); err != nil {
 			return 0, err
 		}
 		c.State.LastRecord = seq
 	}
-	if states.Get(key) == nil {
+	if old == 0 {
 		f.meta.Keys++
+	} else {
+		f.meta.Bytes -= int64(len(key) + old)
 	}
-	return seq, f.put(states, key, seal(rowState, key, encodeState(c.State)))
+	state := seal(rowState, key, encodeState(c.State))
+	f.meta.Bytes += int64(len(key) + len(state))
+	return seq, states.Put(key, state)
 }
 
 // put and remove keep account of the bytes of log, state and dead.

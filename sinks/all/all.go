@@ -259,7 +259,7 @@ func New(cfg Config, opts Options) (sinks.Sink, error) {
 	}
 	switch cfg.Kind() {
 	case SplunkHEC:
-		return splunkhec.New(*cfg.SplunkHEC), nil
+		return splunkhec.New(*cfg.SplunkHEC, opts.Format), nil
 	case Kafka:
 		return kafka.New(*cfg.Kafka, opts.Format), nil
 	case Elastic:

@@ -14,16 +14,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/klauspost/compress/gzip"
 
 	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/sinks"
@@ -37,9 +33,8 @@ type Sink struct {
 	stamp  bool // documents are ECS: they get event.ingested
 	client *httpx.Client
 
-	node atomic.Int64 // which base is asked
-	raw  sync.Pool    // of *[]byte: request bodies before compression
-	gz   sync.Pool    // of *gzip.Writer
+	node   atomic.Int64 // which base is asked
+	packer *httpx.Packer
 }
 
 var (
@@ -59,17 +54,12 @@ func New(cfg Config, opt Options) *Sink {
 	cfg = cfg.WithDefaults()
 	cfg.Index = cmp.Or(cfg.Index, streams+cmp.Or(opt.Namespace, "default"))
 	s := &Sink{
-		cfg: cfg, stamp: opt.Format == format.ECS,
+		cfg: cfg, stamp: opt.Format == format.ECS, packer: httpx.NewPacker(cfg.CompressionLevel),
 		client: httpx.New(cfg.http(), cfg.APIKey, cfg.Password, cfg.Bearer),
 	}
 	for _, text := range cfg.URLs {
 		base, _ := baseURL(text) // the configuration is valid
 		s.bases = append(s.bases, base)
-	}
-	s.raw.New = func() any { return new([]byte) }
-	s.gz.New = func() any {
-		w, _ := gzip.NewWriterLevel(io.Discard, cfg.CompressionLevel) // the configuration is valid
-		return w
 	}
 	return s
 }
@@ -87,11 +77,14 @@ func (s *Sink) Limits() sinks.Limits {
 
 // Send makes one _bulk request with a create for each record.
 func (s *Sink) Send(ctx context.Context, batch []sinks.Message) (sinks.Receipt, error) {
-	raw := s.raw.Get().(*[]byte)
-	defer s.raw.Put(raw)
-	*raw = s.appendBulk((*raw)[:0], batch, time.Now())
 	path := "/" + url.PathEscape(s.cfg.Index) + "/_bulk?filter_path=errors,items.*.status,items.*.error"
-	r, err := s.exchange(ctx, http.MethodPost, path, *raw, "application/x-ndjson")
+	now, size := time.Now(), 0
+	for _, m := range batch {
+		size += len(m.Body) + actionBytes
+	}
+	r, err := s.exchange(ctx, http.MethodPost, path, &content{
+		mime: "application/x-ndjson", size: size, write: func(w io.Writer) error { return s.writeBulk(w, batch, now) },
+	})
 	if err != nil {
 		return sinks.Receipt{}, err
 	}
@@ -101,16 +94,31 @@ func (s *Sink) Send(ctx context.Context, batch []sinks.Message) (sinks.Receipt, 
 	return judge(r, batch)
 }
 
-// appendBulk appends the lines of a request.
-func (s *Sink) appendBulk(dst []byte, batch []sinks.Message, now time.Time) []byte {
-	// Structure, never content: quotes in a text are escaped.
-	event := []byte(`"event":{"`)
+// actionBytes is about what stands before and after a body, with room to spare.
+const actionBytes = 128
+
+// writeBulk writes the lines of a request.
+func (s *Sink) writeBulk(w io.Writer, batch []sinks.Message, now time.Time) error {
+	var one []byte
 	for _, m := range batch {
-		dst = append(dst, `{"create":{"_id":"`...)
-		dst = append(dst, m.Record.UID...) // hexadecimal digits
-		dst = append(dst, "\"}}\n"...)
-		body := m.Body
-		if at := bytes.Index(body, event); s.stamp && at >= 0 {
+		one = s.appendBulk(one[:0], m, now)
+		if _, err := w.Write(one); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// appendBulk appends the lines of one record.
+func (s *Sink) appendBulk(dst []byte, m sinks.Message, now time.Time) []byte {
+	// Structure, never content: quotes in a text are escaped.
+	const event = `"event":{"`
+	dst = append(dst, `{"create":{"_id":"`...)
+	dst = append(dst, m.Record.UID...) // hexadecimal digits
+	dst = append(dst, "\"}}\n"...)
+	body := m.Body
+	if s.stamp {
+		if at := bytes.Index(body, []byte(event)); at >= 0 {
 			at += len(event) - 1
 			dst = append(dst, body[:at]...)
 			dst = append(dst, `"ingested":"`...)
@@ -118,38 +126,45 @@ func (s *Sink) appendBulk(dst []byte, batch []sinks.Message, now time.Time) []by
 			dst = append(dst, `",`...)
 			body = body[at:]
 		}
-		dst = append(dst, body...)
-		dst = append(dst, '\n')
 	}
-	return dst
+	dst = append(dst, body...)
+	return append(dst, '\n')
+}
+
+// A content is the body of a request.
+type content struct {
+	mime  string
+	size  int // about
+	write func(io.Writer) error
 }
 
 // exchange makes one request to the node whose turn it is. After a failure it
 // is the next one's.
-func (s *Sink) exchange(ctx context.Context, method, path string, body []byte, contentType string) (*httpx.Response, error) {
+func (s *Sink) exchange(ctx context.Context, method, path string, body *content) (*httpx.Response, error) {
 	turn := s.node.Load()
 	var reader io.Reader = http.NoBody
-	packed := s.cfg.Compression == CompressionGzip && len(body) > 1024
-	switch {
-	case packed:
+	packed := body != nil && s.cfg.Compression == CompressionGzip && body.size > 1024
+	if body != nil {
 		var buf bytes.Buffer
-		gz := s.gz.Get().(*gzip.Writer)
-		defer s.gz.Put(gz)
-		gz.Reset(&buf)
-		_, err := gz.Write(body)
-		if err := errors.Join(err, gz.Close()); err != nil {
-			return nil, fmt.Errorf("compress the request: %w", err)
+		var err error
+		if packed {
+			buf.Grow(body.size / 6)
+			err = s.packer.Pack(&buf, body.write)
+		} else {
+			buf.Grow(body.size)
+			err = body.write(&buf)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make the request's body: %w", err)
 		}
 		reader = bytes.NewReader(buf.Bytes())
-	case body != nil:
-		reader = bytes.NewReader(bytes.Clone(body)) // the transport may read on after an answer
 	}
 	req, err := http.NewRequestWithContext(ctx, method, s.bases[int(turn)%len(s.bases)]+path, reader)
 	if err != nil {
 		return nil, fmt.Errorf("make the request: %w", err)
 	}
-	if contentType != "" {
-		req.Header.Set("Content-Type", contentType)
+	if body != nil {
+		req.Header.Set("Content-Type", body.mime)
 	}
 	if packed {
 		req.Header.Set("Content-Encoding", "gzip")
@@ -175,7 +190,7 @@ func (s *Sink) Probe(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	r, err := s.exchange(ctx, http.MethodGet, "/_resolve/index/"+url.PathEscape(s.cfg.Index), nil, "")
+	r, err := s.exchange(ctx, http.MethodGet, "/_resolve/index/"+url.PathEscape(s.cfg.Index), nil)
 	if err != nil {
 		return "", err
 	}
@@ -210,7 +225,7 @@ func (p product) String() string {
 func (p product) opensearch() bool { return p.Version.Distribution == "opensearch" }
 
 func (s *Sink) product(ctx context.Context) (p product, err error) {
-	r, err := s.exchange(ctx, http.MethodGet, "/", nil, "")
+	r, err := s.exchange(ctx, http.MethodGet, "/", nil)
 	if err != nil {
 		return p, err
 	}

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -70,7 +71,7 @@ func (s *Sink) setupTemplate(ctx context.Context, server product) (string, error
 		return "", err
 	}
 	path := "/_index_template/" + url.PathEscape(s.name())
-	r, err := s.exchange(ctx, http.MethodGet, path, nil, "")
+	r, err := s.exchange(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return "", err
 	}
@@ -162,7 +163,7 @@ func (s *Sink) setupLifecycle(ctx context.Context, server product) (string, erro
 			"ism_template": []any{map[string]any{"index_patterns": []string{pattern}, "priority": 250}},
 		}}
 		// A policy that is there is replaced only by who names its version.
-		r, err := s.exchange(ctx, http.MethodGet, path, nil, "")
+		r, err := s.exchange(ctx, http.MethodGet, path, nil)
 		if err != nil {
 			return "", err
 		}
@@ -188,9 +189,17 @@ func noHandler(r *httpx.Response) bool {
 }
 
 func (s *Sink) put(ctx context.Context, path string, body []byte) error {
-	r, err := s.exchange(ctx, http.MethodPut, path, body, "application/json")
+	r, err := s.exchange(ctx, http.MethodPut, path, plain(body))
 	if err != nil {
 		return err
 	}
 	return r.Class()
+}
+
+// plain is a body that is there already.
+func plain(body []byte) *content {
+	return &content{mime: "application/json", size: len(body), write: func(w io.Writer) error {
+		_, err := w.Write(body)
+		return err
+	}}
 }

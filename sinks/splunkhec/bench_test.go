@@ -38,7 +38,7 @@ func BenchmarkSend(b *testing.B) {
 		b.Run(compression, func(b *testing.B) {
 			s := splunkhec.New(splunkhec.Config{
 				URL: srv.URL, Token: secret.New("t"), Compression: compression, MaxBatchBytes: 8 << 20,
-			})
+			}, "splunk")
 			defer s.Close()
 			b.SetBytes(int64(size))
 			b.ReportAllocs()

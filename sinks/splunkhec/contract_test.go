@@ -29,7 +29,7 @@ func TestContract(t *testing.T) {
 			}.Run(t, func(url string) sinks.Sink {
 				cfg := cfg
 				cfg.URL = url
-				return splunkhec.New(cfg)
+				return splunkhec.New(cfg, "splunk")
 			})
 		})
 	}

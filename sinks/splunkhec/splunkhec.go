@@ -17,8 +17,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
-
 	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/sinks"
 	"github.com/cwprelay/cwprelay/sinks/internal/httpx"
@@ -39,8 +37,8 @@ type Sink struct {
 	base   string // what the collector's paths are appended to
 	client *httpx.Client
 
-	raw sync.Pool // of *[]byte: request bodies before compression
-	gz  sync.Pool // of *gzip.Writer
+	packer  *httpx.Packer
+	objects bool // bodies are JSON objects that an encoder has made
 
 	life    context.Context // ends at Close
 	end     context.CancelFunc
@@ -63,25 +61,23 @@ var (
 	_ sinks.Limiter  = (*Sink)(nil)
 )
 
-// New makes the sink of a valid configuration. It makes no connection.
-func New(cfg Config) *Sink {
-	return newSink(cfg, httpx.New(cfg.http(), cfg.Token))
+// New makes the sink of a valid configuration. It makes no connection. The
+// bodies of messages are in the named format.
+func New(cfg Config, formatName string) *Sink {
+	s := newSink(cfg, httpx.New(cfg.http(), cfg.Token))
+	s.objects = format.MakesObjects(formatName)
+	return s
 }
 
 func newSink(cfg Config, client *httpx.Client) *Sink {
 	cfg = cfg.WithDefaults()
 	base, _ := baseURL(cfg.URL) // the configuration is valid
 	s := &Sink{
-		cfg: cfg, base: base, client: client,
+		cfg: cfg, base: base, client: client, packer: httpx.NewPacker(cfg.CompressionLevel),
 		look:    make(chan struct{}, 1),
 		current: newChannel(),
 		waiting: map[*channel]struct{}{},
 		ackOff:  cfg.Ack == AckOff,
-	}
-	s.raw.New = func() any { return new([]byte) }
-	s.gz.New = func() any {
-		w, _ := gzip.NewWriterLevel(io.Discard, cfg.CompressionLevel) // the configuration is valid
-		return w
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s
@@ -224,55 +220,46 @@ func (s *Sink) judge(ch *channel, r *response, a answer, records, size int) erro
 
 // encode returns the request's body and its size before compression.
 func (s *Sink) encode(batch []sinks.Message) ([]byte, int, error) {
+	var body bytes.Buffer
+	size, written := 0, 0
+	for _, m := range batch {
+		size += len(m.Body) + envelope
+	}
+	write := func(w io.Writer) (err error) {
+		written, err = s.writeBody(w, batch)
+		return err
+	}
+	var err error
 	if s.cfg.Compression == CompressionNone {
-		size := 0
-		for _, m := range batch {
-			size += len(m.Body) + envelope
-		}
-		body, err := s.appendBody(make([]byte, 0, size), batch)
-		return body, len(body), err
+		body.Grow(size)
+		err = write(&body)
+	} else {
+		body.Grow(size / 6)
+		err = s.packer.Pack(&body, write)
 	}
-	buffer, _ := s.raw.Get().(*[]byte)
-	defer s.raw.Put(buffer)
-	body, err := s.appendBody((*buffer)[:0], batch)
-	*buffer = body
-	if err != nil {
-		return nil, 0, err
-	}
-	// The compressed body is not pooled: the transport may read on in it after
-	// the exchange has ended.
-	var packed bytes.Buffer
-	packed.Grow(len(body) / 4)
-	w, _ := s.gz.Get().(*gzip.Writer)
-	defer func() {
-		w.Reset(io.Discard)
-		s.gz.Put(w)
-	}()
-	w.Reset(&packed)
-	if _, err := w.Write(body); err != nil {
-		return nil, 0, fmt.Errorf("compress: %w", err)
-	}
-	if err := w.Close(); err != nil {
-		return nil, 0, fmt.Errorf("compress: %w", err)
-	}
-	return packed.Bytes(), len(body), nil
+	return body.Bytes(), written, err
 }
 
-// appendBody appends one envelope after the other. A record without a body
-// that can stand in one fails alone; the others were not sent.
-func (s *Sink) appendBody(dst []byte, batch []sinks.Message) ([]byte, error) {
-	opts := format.HECOptions{Index: s.cfg.Index, Source: s.cfg.Source, SourceType: s.cfg.SourceType, Host: s.cfg.Host}
+// writeBody writes one envelope after the other and returns their size. A
+// record without a body that can stand in one fails alone; the others were not
+// sent.
+func (s *Sink) writeBody(w io.Writer, batch []sinks.Message) (size int, err error) {
+	opts := format.HECOptions{Index: s.cfg.Index, Source: s.cfg.Source, SourceType: s.cfg.SourceType, Host: s.cfg.Host, Object: s.objects}
+	var one []byte
 	for i, m := range batch {
-		var err error
-		if dst, err = format.AppendHEC(dst, m.Record, m.Body, opts); err != nil {
-			return dst, onlyFailed(len(batch), i, err)
+		if one, err = format.AppendHEC(one[:0], m.Record, m.Body, opts); err != nil {
+			return size, onlyFailed(len(batch), i, err)
 		}
-		dst = append(dst, '\n')
+		one = append(one, '\n')
+		size += len(one)
+		if len(batch) > 1 && int64(size) > s.cfg.MaxBatchBytes {
+			return size, sinks.TooLarge(fmt.Errorf("a request is over max_batch_bytes (%d)", s.cfg.MaxBatchBytes))
+		}
+		if _, err := w.Write(one); err != nil {
+			return size, fmt.Errorf("make the request: %w", err)
+		}
 	}
-	if len(batch) > 1 && int64(len(dst)) > s.cfg.MaxBatchBytes {
-		return dst, sinks.TooLarge(fmt.Errorf("a request of %d bytes is over max_batch_bytes", len(dst)))
-	}
-	return dst, nil
+	return size, nil
 }
 
 // onlyFailed says that nothing was sent because of record i of n.

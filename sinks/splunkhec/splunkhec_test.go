@@ -463,7 +463,7 @@ func TestLostAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			hec := hectest.New(hectest.Config{})
 			hec.Next(fault)
-			s := splunkhec.New(splunkhec.Config{URL: serve(t, hec), Token: secret.New(hectest.DefaultToken)})
+			s := splunkhec.New(splunkhec.Config{URL: serve(t, hec), Token: secret.New(hectest.DefaultToken)}, "splunk")
 			defer s.Close()
 			batch := sinktest.Messages(3)
 			if _, err := s.Send(t.Context(), batch); err == nil || sinks.ClassOf(err) != sinks.ClassRetry {
