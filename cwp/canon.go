@@ -36,7 +36,7 @@ func appendCanonicalValue(dst, value []byte) []byte {
 	case len(value) == 0:
 		return append(dst, "null"...)
 	case value[0] == '"':
-		if isPlain(value[1 : len(value)-1]) {
+		if inner := value[1 : len(value)-1]; isPlain(inner) || isText(inner) && !hasSeparator(inner) {
 			return append(dst, value...)
 		}
 		return appendPlain(dst, stringOf(value))
@@ -68,6 +68,10 @@ func appendCanonicalValue(dst, value []byte) []byte {
 	}
 	return append(dst, ']')
 }
+
+// hasSeparator reports whether a text may hold U+2028 or U+2029, which
+// encoding/json escapes.
+func hasSeparator(text []byte) bool { return bytes.Contains(text, []byte("\u2028"[:2])) }
 
 // appendPlain appends a text as JSON without HTML escaping.
 func appendPlain(dst []byte, s string) []byte {

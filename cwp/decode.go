@@ -127,18 +127,18 @@ func readItem(body []byte, at, depth int, kind *Kind) (Item, int) {
 			if end < 0 {
 				return end
 			}
-			value := body[at:end]
+			name, value := keyName(key), body[at:end]
 			// Not a switch: two roles may be played by one field.
-			if keyIs(key, kind.IDField) {
+			if string(name) == kind.IDField {
 				id = value
 			}
-			if keyIs(key, kind.StatusField) {
+			if string(name) == kind.StatusField {
 				status = value
 			}
-			if keyIs(key, kind.SweepTime) {
+			if string(name) == kind.SweepTime {
 				sweep = value
 			}
-			if keyIs(key, kind.HeadTime) {
+			if string(name) == kind.HeadTime {
 				head = value
 			}
 			return end
@@ -264,8 +264,9 @@ func (k *Kind) Revision(raw []byte) string {
 	var few [8][]byte
 	values := append(few[:0], make([][]byte, len(k.RevisionFields))...)
 	members(raw, func(key, value []byte) {
-		for i, name := range k.RevisionFields {
-			if keyIs(key, name) {
+		name := keyName(key)
+		for i := range k.RevisionFields {
+			if string(name) == k.RevisionFields[i] {
 				values[i] = value
 			}
 		}

@@ -1,10 +1,13 @@
 package cwp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"math/bits"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // The scanner reads JSON text in one pass without building values: it checks
@@ -89,16 +92,17 @@ func skipString(b []byte, i int) int {
 }
 
 // skipPlain moves over characters of a string that mean themselves, eight at a
-// time; it may stop early.
+// time, to the first that does not; it may stop early near the end of b.
 func skipPlain(b []byte, i int) int {
 	const low, high = 0x0101010101010101, 0x8080808080808080
 	for i+8 <= len(b) {
 		x := binary.LittleEndian.Uint64(b[i:])
 		quote, slash := x^('"'*low), x^('\\'*low)
-		// A byte's high bit is set where the byte is a quote, a backslash or a
-		// control. Bytes above 0x7F never set it (&^ x).
-		if ((quote-low)&^quote|(slash-low)&^slash|(x-' '*low)&^x)&high != 0 {
-			return i
+		// The lowest high bit is that of the first byte that is a quote, a
+		// backslash or a control (a borrow disturbs only bytes behind it). Bytes
+		// above 0x7F never set theirs (&^ x).
+		if m := ((quote-low)&^quote | (slash-low)&^slash | (x-' '*low)&^x) & high; m != 0 {
+			return i + bits.TrailingZeros64(m)/8
 		}
 		i += 8
 	}
@@ -244,12 +248,14 @@ func members(text []byte, each func(key, value []byte)) bool {
 }
 
 // keyIs compares a key as it stands in the text with a plain name.
-func keyIs(key []byte, name string) bool {
-	if len(key) == len(name)+2 {
-		return string(key[1:len(key)-1]) == name
+func keyIs(key []byte, name string) bool { return string(keyName(key)) == name }
+
+// keyName is what a key as it stands in the text means.
+func keyName(key []byte) []byte {
+	if bytes.IndexByte(key, '\\') < 0 {
+		return key[1 : len(key)-1]
 	}
-	// Longer: it may hold escapes.
-	return len(key) > len(name)+2 && slices.Contains(key, '\\') && stringOf(key) == name
+	return []byte(stringOf(key))
 }
 
 // stringOf is the text of a JSON string, "" of anything else. What is not
@@ -258,7 +264,7 @@ func stringOf(value []byte) string {
 	if len(value) < 2 || value[0] != '"' {
 		return ""
 	}
-	if inner := value[1 : len(value)-1]; isPlain(inner) {
+	if inner := value[1 : len(value)-1]; isPlain(inner) || isText(inner) {
 		return string(inner)
 	}
 	var s string
@@ -277,6 +283,17 @@ func isPlain(inner []byte) bool {
 		}
 	}
 	return true
+}
+
+// isText reports whether what stands between quotes is UTF-8 without escapes
+// and controls: then it is its own value.
+func isText(inner []byte) bool {
+	for _, c := range inner {
+		if c < ' ' || c == '\\' || c == '"' {
+			return false
+		}
+	}
+	return utf8.Valid(inner)
 }
 
 // integerOf is the decimal text of a JSON number that is a whole number,

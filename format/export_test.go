@@ -30,7 +30,7 @@ func Redact(s string, hints bool) (string, bool) {
 	if !hints {
 		x.rules = slices.Clone(x.rules)
 		for i := range x.rules {
-			x.rules[i].hints, x.rules[i].also = nil, nil
+			x.rules[i].hints, x.rules[i].also = 0, 0
 		}
 	}
 	return x.apply(s)

@@ -1,6 +1,7 @@
 package format
 
 import (
+	"math/bits"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -112,8 +113,7 @@ func appendMillis(dst []byte, t time.Time) []byte {
 		return t.AppendFormat(dst, millis)
 	}
 	hour, minute, second := t.Clock()
-	ms := t.Nanosecond() / 1e6
-	two := func(n int) (tens, ones byte) { return byte('0' + n/10), byte('0' + n%10) }
+	two := func(n int) (tens, ones byte) { return "0123456789"[n/10], "0123456789"[n%10] }
 	y1, y2 := two(year / 100)
 	y3, y4 := two(year % 100)
 	mo1, mo2 := two(int(month))
@@ -121,8 +121,10 @@ func appendMillis(dst []byte, t time.Time) []byte {
 	h1, h2 := two(hour)
 	mi1, mi2 := two(minute)
 	s1, s2 := two(second)
+	ms1, ms2 := two(t.Nanosecond() / 1e7)
+	_, ms3 := two(t.Nanosecond() / 1e6 % 100)
 	return append(dst, y1, y2, y3, y4, '-', mo1, mo2, '-', d1, d2, 'T', h1, h2, ':', mi1, mi2, ':', s1, s2,
-		'.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
+		'.', ms1, ms2, ms3, 'Z')
 }
 
 // appendString appends s as a JSON string on one line, whatever reads it:
@@ -166,7 +168,8 @@ func appendString(dst []byte, s string) []byte {
 }
 
 // plainEnd returns the index after characters of s that stand in a JSON string
-// as they are, from i on, eight at a time; it may stop early.
+// as they are, from i on, eight at a time, to the first that does not; it may
+// stop early near the end of s.
 func plainEnd(s string, i int) int {
 	const low, high = 0x0101010101010101, 0x8080808080808080
 	for i+8 <= len(s) {
@@ -174,10 +177,11 @@ func plainEnd(s string, i int) int {
 		x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
 			uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
 		quote, slash := x^('"'*low), x^('\\'*low)
-		// A byte's high bit is set where the byte is a quote, a backslash or a
-		// control, DEL, or not ASCII.
-		if (x|(x+low)|(quote-low)&^quote|(slash-low)&^slash|(x-' '*low)&^x)&high != 0 {
-			return i
+		// The lowest high bit is that of the first byte that is a quote, a
+		// backslash, a control, DEL, or not ASCII (a borrow or carry disturbs
+		// only bytes behind it).
+		if m := (x | (x + low) | (quote-low)&^quote | (slash-low)&^slash | (x-' '*low)&^x) & high; m != 0 {
+			return i + bits.TrailingZeros64(m)/8
 		}
 		i += 8
 	}

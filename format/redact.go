@@ -1,8 +1,9 @@
 package format
 
 import (
-	"bytes"
+	"math/bits"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -14,7 +15,10 @@ const redactedMask = "********"
 const maxRedacted = 2 * maxCmdLine
 
 // A redactor masks secrets in command lines.
-type redactor struct{ rules []redaction }
+type redactor struct {
+	rules []redaction
+	words *wordFinder // of hints; nil: there are none
+}
 
 // A redaction is a pattern of data/redaction.json.
 type redaction struct {
@@ -24,8 +28,8 @@ type redaction struct {
 	Hints   []string `json:"hints"` // in lower case; without one of them in the text the pattern cannot match
 	Also    []string `json:"also"`  // likewise: one of these too
 	re      *regexp.Regexp
-	hints   [][]byte
-	also    [][]byte
+	hints   uint64 // of redactor.words; 0: none are needed
+	also    uint64
 }
 
 // apply masks what looks like a secret and reports whether it did. Indicators
@@ -37,37 +41,75 @@ func (x *redactor) apply(s string) (string, bool) {
 	before := s
 	// Case folding of patterns takes in two characters that are not ASCII.
 	all := strings.ContainsAny(s, "\u017F\u212A")
-	var buf [512]byte
-	lower := lowerASCII(buf[:0], s)
+	var found uint64
+	if x.words != nil && !all {
+		found = x.words.find(s)
+	}
 	for i := range x.rules {
 		rule := &x.rules[i]
-		if all || rule.mayMatch(lower) {
+		if all || rule.mayMatch(found) {
 			s = rule.re.ReplaceAllString(s, rule.Replace)
 		}
 	}
 	return s, s != before
 }
 
-func (r *redaction) mayMatch(lower []byte) bool {
-	return holdsOne(lower, r.hints) && holdsOne(lower, r.also)
+func (r *redaction) mayMatch(found uint64) bool {
+	return (r.hints == 0 || r.hints&found != 0) && (r.also == 0 || r.also&found != 0)
 }
 
-// holdsOne reports whether text holds one of the words, or there are none.
-func holdsOne(text []byte, words [][]byte) bool {
-	for _, w := range words {
-		if bytes.Contains(text, w) {
-			return true
+// A wordFinder says which of at most 64 words a text holds, in any case, in
+// one walk over it.
+type wordFinder struct {
+	words []string    // in lower case
+	first [256]uint64 // the words that begin with a byte
+}
+
+// add returns the set that is the words.
+func (w *wordFinder) add(words []string) (set uint64) {
+	for _, word := range words {
+		at := slices.Index(w.words, word)
+		if at < 0 {
+			if at = len(w.words); at == 64 {
+				panic("format: data/redaction.json: more than 64 hints")
+			}
+			w.words = append(w.words, word)
+			w.first[word[0]] |= 1 << at
+			if c := word[0]; c >= 'a' && c <= 'z' {
+				w.first[c-'a'+'A'] |= 1 << at
+			}
+		}
+		set |= 1 << at
+	}
+	return set
+}
+
+func (w *wordFinder) find(s string) (found uint64) {
+	for i := range len(s) {
+		for set := w.first[s[i]] &^ found; set != 0; set &= set - 1 {
+			at := bits.TrailingZeros64(set)
+			if hasPrefixFold(s[i:], w.words[at]) {
+				found |= 1 << at
+			}
 		}
 	}
-	return len(words) == 0
+	return found
 }
 
-func lowerASCII(dst []byte, s string) []byte {
-	dst = append(dst, s...)
-	for i, c := range dst {
+// hasPrefixFold reports whether s begins with a word of lower case ASCII,
+// whatever the case of s.
+func hasPrefixFold(s, word string) bool {
+	if len(s) < len(word) {
+		return false
+	}
+	for i := range len(word) {
+		c := s[i]
 		if c >= 'A' && c <= 'Z' {
-			dst[i] = c | 0x20
+			c |= 0x20
+		}
+		if c != word[i] {
+			return false
 		}
 	}
-	return dst
+	return true
 }

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"github.com/cwprelay/cwprelay/event"
 )
@@ -57,7 +58,7 @@ type override struct {
 // NewRules compiles the rules of a valid Config.
 func NewRules(cfg Config) (*Rules, error) {
 	base := shared()
-	x := &Rules{tables: base.tables, redactor: redactor{rules: slices.Clone(base.redactor.rules)}}
+	x := &Rules{tables: base.tables, redactor: redactor{rules: slices.Clone(base.redactor.rules), words: base.redactor.words}}
 	for i, s := range cfg.Severity {
 		level, ok := ParseSeverity(s.Severity)
 		if !ok {
@@ -100,7 +101,8 @@ func (x *Rules) build(r *event.Record) any {
 	}
 	f.readAction(r)
 	if r.Key.Kind == kindRiskProcess {
-		f.readRiskProcess(x, string(r.Raw))
+		// The finding's texts lie in the record's JSON, which nobody changes.
+		f.readRiskProcess(x, unsafe.String(unsafe.SliceData(r.Raw), len(r.Raw))) //nolint:gosec // a copy would be a tenth of the reading
 	}
 	f.readTimes(x, r)
 	f.rate(x, r)

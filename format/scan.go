@@ -3,6 +3,7 @@ package format
 import (
 	"bytes"
 	"encoding/json"
+	"math/bits"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -188,7 +189,7 @@ func (p *scanner[T]) string() bool {
 }
 
 // plain moves over characters of a string that mean themselves, eight at a
-// time; it may stop early.
+// time, to the first that does not; it may stop early near the end of s.
 func (p *scanner[T]) plain() {
 	const low, high = 0x0101010101010101, 0x8080808080808080
 	for p.i+8 <= len(p.s) {
@@ -196,9 +197,11 @@ func (p *scanner[T]) plain() {
 		x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
 			uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
 		quote, slash := x^('"'*low), x^('\\'*low)
-		// A byte's high bit is set where the byte is a quote, a backslash or a
-		// control. Bytes above 0x7F never set it (&^ x).
-		if ((quote-low)&^quote|(slash-low)&^slash|(x-' '*low)&^x)&high != 0 {
+		// The lowest high bit is that of the first byte that is a quote, a
+		// backslash or a control (a borrow disturbs only bytes behind it). Bytes
+		// above 0x7F never set theirs (&^ x).
+		if m := ((quote-low)&^quote | (slash-low)&^slash | (x-' '*low)&^x) & high; m != 0 {
+			p.i += bits.TrailingZeros64(m) / 8
 			return
 		}
 		p.i += 8
@@ -289,39 +292,41 @@ func unquote(text string) string {
 	if i < 0 {
 		return validUTF8(s)
 	}
-	b := append(make([]byte, 0, len(s)), s[:i]...)
+	var b strings.Builder
+	b.Grow(len(s))
+	b.WriteString(s[:i])
 	for i < len(s) {
 		if s[i] != '\\' {
 			end := strings.IndexByte(s[i:], '\\')
 			if end < 0 {
 				end = len(s) - i
 			}
-			b = append(b, s[i:i+end]...)
+			b.WriteString(s[i : i+end])
 			i += end
 			continue
 		}
 		switch e := s[i+1]; e {
 		case 'u':
 			r, size := unicodeEscape(s[i:])
-			b = utf8.AppendRune(b, r)
+			b.WriteRune(r)
 			i += size
 			continue
 		case 'b':
-			b = append(b, '\b')
+			b.WriteByte('\b')
 		case 'f':
-			b = append(b, '\f')
+			b.WriteByte('\f')
 		case 'n':
-			b = append(b, '\n')
+			b.WriteByte('\n')
 		case 'r':
-			b = append(b, '\r')
+			b.WriteByte('\r')
 		case 't':
-			b = append(b, '\t')
+			b.WriteByte('\t')
 		default: // a quote, backslash or slash
-			b = append(b, e)
+			b.WriteByte(e)
 		}
 		i += 2
 	}
-	return validUTF8(string(b))
+	return validUTF8(b.String())
 }
 
 // validUTF8 returns s with U+FFFD for what is not UTF-8.

@@ -62,16 +62,13 @@ func newTables() *tables {
 			}
 		}
 	}
+	words := &wordFinder{}
 	for i := range secrets.Patterns {
 		p := &secrets.Patterns[i]
 		p.re = regexp.MustCompile(p.Pattern)
-		for _, h := range p.Hints {
-			p.hints = append(p.hints, []byte(h))
-		}
-		for _, h := range p.Also {
-			p.also = append(p.also, []byte(h))
-		}
+		p.hints, p.also = words.add(p.Hints), words.add(p.Also)
 	}
+	t.redactor.words = words
 	t.redactor.rules = secrets.Patterns
 	return t
 }

@@ -27,7 +27,8 @@ func FuzzSimpleLink(f *testing.F) {
 
 func TestMillisAreThoseOfTheLayout(t *testing.T) {
 	for _, at := range []time.Time{
-		{}, time.Unix(0, 0), time.Unix(1795804255, 999_999_999), time.Unix(1795804255, 7_000_000), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+		{},
+		time.Unix(0, 0), time.Unix(1795804255, 999_999_999), time.Unix(1795804255, 7_000_000), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
 		time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 3, 4, 5, 6, 7, 89e6, time.FixedZone("", 8*3600)),
 	} {
 		if got, want := string(appendMillis(nil, at)), at.UTC().Format(millis); got != want {
