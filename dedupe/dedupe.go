@@ -10,6 +10,8 @@ package dedupe
 
 import (
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cwprelay/cwprelay/event"
@@ -40,9 +42,11 @@ type Sight struct {
 
 // A Set is the pairs of one source and kind. The zero value is not usable.
 type Set struct {
-	entries map[string]*entry
+	packed table
+	odd    map[string]*entry // what does not fit the table
 }
 
+// An entry is all that is known of one event.
 type entry struct {
 	state   event.State
 	changed time.Time // when the answer was received that changed the state; zero: before this process
@@ -51,20 +55,45 @@ type entry struct {
 }
 
 // New returns an empty set.
-func New() *Set { return &Set{entries: map[string]*entry{}} }
+func New() *Set { return &Set{odd: map[string]*entry{}, packed: newTable()} }
 
 // Len is the number of known events.
-func (s *Set) Len() int { return len(s.entries) }
+func (s *Set) Len() int { return s.packed.n + len(s.odd) }
 
 // Load puts a stored state into the set.
-func (s *Set) Load(id string, st event.State) { s.entries[id] = &entry{state: st} }
+func (s *Set) Load(id string, st event.State) { s.store(id, entry{state: st}) }
+
+// load returns what is known of an event.
+func (s *Set) load(id string) (entry, bool) {
+	if key, ok := numberOf(id); ok {
+		if r := s.packed.find(key); r != nil {
+			return s.packed.unpack(key, r), true
+		}
+	}
+	if e := s.odd[id]; e != nil {
+		return *e, true
+	}
+	return entry{}, false
+}
+
+// store replaces what is known of an event.
+func (s *Set) store(id string, e entry) {
+	key, ok := numberOf(id)
+	if ok {
+		if r, fits := s.packed.pack(e); fits {
+			delete(s.odd, id)
+			s.packed.put(key, r, e.state.AbsentSince)
+			return
+		}
+		s.packed.remove(key)
+	}
+	s.odd[id] = &e
+}
 
 // State returns what is known of an event.
 func (s *Set) State(id string) (event.State, bool) {
-	if e := s.entries[id]; e != nil {
-		return e.state, true
-	}
-	return event.State{}, false
+	e, ok := s.load(id)
+	return e.state, ok
 }
 
 // Judge says what a sight means, and remembers of a known event that it was
@@ -76,54 +105,68 @@ func (s *Set) State(id string) (event.State, bool) {
 // request of this one was sent is Stale: this answer may be the older one,
 // whichever arrived first.
 func (s *Set) Judge(sight Sight) (verdict Verdict, moved bool) {
-	e := s.entries[sight.ID]
-	if e == nil {
+	if verdict, moved, ok := s.packed.judge(sight); ok {
+		return verdict, moved
+	}
+	e, ok := s.load(sight.ID)
+	if !ok {
 		return Unseen, false
 	}
 	moved = e.mark == sight.Mark && e.at != sight.At
 	e.mark, e.at = sight.Mark, sight.At
+	s.store(sight.ID, e)
+	return e.judge(sight), moved
+}
+
+func (e *entry) judge(sight Sight) Verdict {
 	switch {
 	case e.changed.After(sight.SentAt):
-		return Stale, moved
+		return Stale
 	case e.state.Status.Code != sight.Status:
-		return Changed, moved
+		return Changed
 	case len(e.state.Tracked) != len(sight.Tracked):
-		return Baseline, moved
+		return Baseline
 	}
-	verdict = Known
+	verdict := Known
 	for i, now := range sight.Tracked {
 		switch before := e.state.Tracked[i]; {
 		case now == before || now == "":
 		case before == "":
 			verdict = max(verdict, Baseline)
 		case now > before:
-			return Redetected, moved
+			return Redetected
 		}
 	}
-	return verdict, moved
+	return verdict
 }
 
 // Put makes st the state of an event. receivedAt is when the answer was
 // received that showed it. Call it once the state is stored.
 func (s *Set) Put(sight Sight, st event.State, receivedAt time.Time) {
-	s.entries[sight.ID] = &entry{state: st, changed: receivedAt, at: sight.At, mark: sight.Mark}
+	s.store(sight.ID, entry{state: st, changed: receivedAt, at: sight.At, mark: sight.Mark})
 }
 
 // SetState replaces what is stored of a known event without its being seen.
 func (s *Set) SetState(id string, st event.State) {
-	if e := s.entries[id]; e != nil {
+	if e, ok := s.load(id); ok {
 		e.state = st
+		s.store(id, e)
 	}
 }
 
 // Forget removes an event.
-func (s *Set) Forget(id string) { delete(s.entries, id) }
+func (s *Set) Forget(id string) {
+	if key, ok := numberOf(id); ok {
+		s.packed.remove(key)
+	}
+	delete(s.odd, id)
+}
 
 // Count is the number of events that the sweep of that number has seen with a
 // sweep time from first to last, both included.
 func (s *Set) Count(mark uint32, first, last int64) int {
-	n := 0
-	for _, e := range s.entries {
+	n := s.packed.count(mark, first, last)
+	for _, e := range s.odd {
 		if e.mark == mark && e.at >= first && e.at <= last {
 			n++
 		}
@@ -142,17 +185,17 @@ type Absence struct {
 // number did not see, and those it saw that are stored as absent.
 func (s *Set) Absences(mark uint32) []Absence {
 	var out []Absence
-	for id, e := range s.entries {
+	s.packed.each(func(key uint64, r *row) {
+		if shown := r.mark == mark; !shown || r.status&(isAbsent|isUnwatched) != 0 {
+			out = append(out, Absence{ID: strconv.FormatUint(key, 10), State: s.packed.unpack(key, r).state, Shown: shown})
+		}
+	})
+	for id, e := range s.odd {
 		if shown := e.mark == mark; !shown || !e.state.AbsentSince.IsZero() || e.state.Unwatched {
 			out = append(out, Absence{ID: id, State: e.state, Shown: shown})
 		}
 	}
-	slices.SortFunc(out, func(a, b Absence) int {
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(out, func(a, b Absence) int { return strings.Compare(a.ID, b.ID) })
 	return out
 }
 
