@@ -5,6 +5,7 @@
 package console
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"html/template"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -107,14 +109,7 @@ func (s *Server) Readiness(ctx context.Context) Readiness {
 	r := Readiness{Reasons: []Reason{}}
 	for _, src := range s.opt.Sources() {
 		if code := src.NotReady(time.Now()); code != "" {
-			detail := src.Error
-			switch {
-			case src.Full != "":
-				detail = src.Full
-			case detail == "" && !src.Last.Certified:
-				detail = src.Last.Detail
-			}
-			r.Reasons = append(r.Reasons, Reason{Code: code, About: "source " + src.Source + "/" + src.Kind, Detail: detail})
+			r.Reasons = append(r.Reasons, Reason{Code: code, About: "source " + src.Source + "/" + src.Kind, Detail: detail(src, time.Now())})
 		}
 	}
 	for _, sink := range s.opt.Sinks() {
@@ -130,6 +125,31 @@ func (s *Server) Readiness(ctx context.Context) Readiness {
 	}
 	r.Ready = len(r.Reasons) == 0
 	return r
+}
+
+// detail says in a line why a source is not ready.
+func detail(src poller.Status, now time.Time) string {
+	switch {
+	case src.Full != "":
+		return src.Full
+	case src.Error != "":
+		return src.Error
+	}
+	var parts []string
+	if !src.Certified.Ended.IsZero() {
+		parts = append(parts, "the last certified sweep ended "+now.Sub(src.Certified.Ended).Round(time.Second).String()+" ago")
+	}
+	if src.Last.Sweep != "" && !src.Last.Certified {
+		parts = append(parts, "the last one is not certified: "+strings.TrimSuffix(src.Last.Reason+": "+src.Last.Detail, ": "))
+	}
+	if p := src.Progress; p.Running {
+		text := fmt.Sprintf("one runs since %s: %d requests, %d events", now.Sub(p.Started).Round(time.Second), p.Requests, p.IDs)
+		if p.Total > 0 {
+			text += fmt.Sprintf(" of about %d", p.Total)
+		}
+		parts = append(parts, text)
+	}
+	return cmp.Or(strings.Join(parts, "; "), "no sweep has begun")
 }
 
 // ServeHTTP answers GET and HEAD on /, /healthz, /readyz and /metrics.

@@ -196,8 +196,9 @@ func (w *Worker) ended(ctx context.Context, err error) error {
 	return nil
 }
 
-// Pause makes the worker begin nothing new, or go on. What is in flight ends.
-// It is not kept over a restart.
+// Pause makes the worker begin nothing new, or go on, and then at once, also
+// where it waits after failures or is halted. What is in flight ends. It is not
+// kept over a restart.
 func (w *Worker) Pause(paused bool) {
 	w.paused.Store(paused)
 	signal(w.poke)

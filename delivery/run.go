@@ -193,6 +193,7 @@ func (r *run) loop() error {
 		select {
 		case <-r.ctx.Done():
 		case <-r.w.poke:
+			r.hurry(time.Now())
 		case <-alarm:
 		case b := <-arrivals:
 			err = r.take(b)
@@ -222,6 +223,18 @@ func (r *run) back(wake time.Time) time.Duration {
 		return max(0, time.Until(wake)) + working
 	default:
 		return 0
+	}
+}
+
+// hurry ends the wait before the next attempt, also of a halted sink: a person
+// says that it is worth trying.
+func (r *run) hurry(now time.Time) {
+	if r.w.paused.Load() {
+		return
+	}
+	r.pace.notBefore = now
+	if r.halt != nil {
+		r.halt.next, r.halt.direct = now, true
 	}
 }
 

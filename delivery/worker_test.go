@@ -963,6 +963,34 @@ func TestOutageOfAWindowCountsOnce(t *testing.T) {
 	})
 }
 
+// Whoever mended the destination need not wait for the next probe.
+func TestResumeTriesAtOnce(t *testing.T) {
+	for name, failure := range map[string]error{"halted": sinks.Halt(errors.New("401")), "retrying": errNetwork} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				j := newMemory()
+				j.add(records(1, 10)...)
+				down := true
+				d := &dest{answer: simply(func(int, []uint64) error {
+					if down {
+						return failure
+					}
+					return nil
+				})}
+				r := start(t, j, d)
+				after(time.Hour)
+				down = false
+				r.w.Pause(false)
+				after(3 * time.Second)
+				if s := r.w.Status(); s.State != delivery.OK || s.Cursor.Seq != 10 {
+					t.Errorf("status is %+v", s)
+				}
+				r.close()
+			})
+		})
+	}
+}
+
 func TestHaltEndsNewBatchesOfAWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newMemory()

@@ -288,65 +288,117 @@ func TestSinceIsATimeOrADuration(t *testing.T) {
 	}
 }
 
-// Whatever goes wrong, the operator is told by name, and told again when it is
-// over.
+// Whatever goes wrong, /readyz, page, metric and status tell it by name, and tell
+// when it is over.
 func TestEachTroubleHasAName(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, emulator.Config{Events: 50, Rate: 2}) // changes, so that sinks have something to send
+	text := strings.Replace(readAll(t, s.config), `listen: "off"`, "listen: 127.0.0.1:0", 1)
+	text = strings.Replace(text, "poll_interval: 1s", "poll_interval: 1s\n    timeout: 1s", 1)
+	s.write(text)
 	d := s.start("run", "-c", s.config)
+	address := ""
+	s.until("listening", d, func() bool {
+		address = regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(d.stderr.String())
+		return address != ""
+	})
 	reasons := func() string {
-		if _, err := os.Stat(filepath.Join(s.dir, "state", socketName)); err != nil {
-			return "not begun"
+		status, body := s.get(address + "/readyz")
+		var ready console.Readiness
+		if err := json.Unmarshal([]byte(body), &ready); err != nil || ready.Ready != (status == http.StatusOK) || ready.Ready != (len(ready.Reasons) == 0) {
+			t.Fatalf("/readyz: %d %s, %v", status, body, err)
 		}
 		var codes []string
-		for _, r := range s.overview().Ready.Reasons {
+		for _, r := range ready.Reasons {
+			if r.Detail == "" {
+				t.Errorf("%s of %s says nothing more", r.Code, r.About)
+			}
 			codes = append(codes, r.Code+" "+r.About)
 		}
 		return strings.Join(codes, ", ")
 	}
 	s.until("ready", d, func() bool { return reasons() == "" })
+	const source = " source prod/risk_process"
+	world := s.api.World()
 	for _, trouble := range []struct {
 		name, want string
 		begin, end func()
 	}{
 		{
-			"the key is revoked", "api_credentials source prod/risk_process",
+			"the key is revoked", "api_credentials" + source,
 			func() { s.api.SetCredentials("AKIDother", "other", "") },
 			func() { s.api.SetCredentials(emulator.DefaultSecretID, emulator.DefaultSecretKey, "") },
 		},
 		{
-			"the API counts events and shows none", "events_withheld source prod/risk_process",
-			func() { s.api.World().SetQuirks(emulator.Quirks{CountedOnly: s.api.World().IDs()}) },
-			func() { s.api.World().SetQuirks(emulator.Quirks{}) },
+			"the API counts events and shows none", "events_withheld" + source,
+			func() { world.SetQuirks(emulator.Quirks{CountedOnly: world.IDs()}) },
+			func() { world.SetQuirks(emulator.Quirks{}) },
 		},
 		{
-			"the clock is off", "api_clock source prod/risk_process",
+			"no sweep can be certified", "no_certified_sweep" + source,
+			func() { world.SetQuirks(emulator.Quirks{NoTotal: true}) },
+			func() { world.SetQuirks(emulator.Quirks{}) },
+		},
+		{
+			"the clock is off", "api_clock" + source,
 			func() { s.api.SetFaults(emulator.Faults{Codes: map[string]float64{"AuthFailure.SignatureExpire": 1}}) },
 			func() { s.api.SetFaults(emulator.Faults{}) },
 		},
 		{
-			"the API is silent", "api_network source prod/risk_process",
-			func() { s.api.SetFaults(emulator.Faults{Reset: 1}) },
+			"the API is silent", "api_network" + source,
+			func() { s.api.SetFaults(emulator.Faults{Latency: time.Hour}) },
 			func() { s.api.SetFaults(emulator.Faults{}) },
 		},
 		{
 			"the token of Splunk is revoked", "sink_halted sink soc",
 			func() { s.hec.DisableToken(true) },
-			func() { s.hec.DisableToken(false) },
+			func() { s.hec.DisableToken(false); s.ask(nil, "sinks", "resume", "soc") },
+		},
+		{
+			"the journal is full", "journal_full" + source + ", journal_full journal",
+			func() {
+				s.write(strings.Replace(text, "min_free_disk: 1}", "min_free_disk: 1048576TiB}", 1))
+				_ = d.Process.Signal(syscall.SIGHUP)
+			},
+			func() { s.write(text); _ = d.Process.Signal(syscall.SIGHUP) },
 		},
 	} {
 		trouble.begin()
 		last := ""
-		s.until(trouble.name+" is told", d, func() bool { last = reasons(); return strings.Contains(last, trouble.want) })
-		if strings.Contains(last, ", ") {
+		s.until(trouble.name+" is told", d, func() bool { last = reasons(); return strings.HasPrefix(last, trouble.want) })
+		if last != trouble.want {
 			t.Errorf("%s: told as %s", trouble.name, last)
 		}
-		trouble.end()
-		if strings.HasPrefix(trouble.want, "sink_halted") {
-			break // it is probed slowly, by minutes
+		code, _, _ := strings.Cut(trouble.want, " ")
+		if _, page := s.get(address + "/"); !strings.Contains(page, "Not ready") || !strings.Contains(page, code) {
+			t.Errorf("%s: the page does not say %s", trouble.name, code)
 		}
+		if _, metrics := s.get(address + "/metrics"); !strings.Contains(metrics, `cwprelay_not_ready_reason{reason="`+code+`"} 1`) {
+			t.Errorf("%s: the metrics do not say %s", trouble.name, code)
+		}
+		if v := s.overview(); v.Ready.Ready || v.Ready.Reasons[0].Code != code {
+			t.Errorf("%s: status says %+v", trouble.name, v.Ready)
+		}
+		trouble.end()
 		s.until(trouble.name+" is over", d, func() bool { return reasons() == "" })
+		if _, page := s.get(address + "/"); strings.Contains(page, "Not ready") {
+			t.Errorf("%s: the page does not say that it is over", trouble.name)
+		}
 	}
+}
+
+// get asks the console.
+func (s *stage) get(url string) (status int, body string) {
+	s.t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	text, err := io.ReadAll(resp.Body)
+	if err = errors.Join(err, resp.Body.Close()); err != nil {
+		s.t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
 }
 
 // A journal that is full names itself and the sink that holds it up, everywhere
