@@ -69,7 +69,7 @@ type CredentialsConfig struct {
 	RoleName string `koanf:"role_name"` // cvm_role; default: the role of the machine
 
 	Source      string        `koanf:"source"`       // assume_role: provider of the keys that assume the role, default env
-	RoleARN     string        `koanf:"role_arn"`     // assume_role: qcs::cam::uin/<uin>:roleName/<name>
+	RoleARN     string        `koanf:"role_arn"`     // assume_role: qcs::cam::uin/UIN:roleName/NAME
 	SessionName string        `koanf:"session_name"` // assume_role, default cwprelay
 	ExternalID  secret.String `koanf:"external_id"`  // assume_role
 	Duration    time.Duration `koanf:"duration"`     // assume_role, default 2h, at most 12h
