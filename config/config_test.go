@@ -185,3 +185,19 @@ func FuzzLoad(f *testing.F) {
 		_, _ = config.Load(config.Options{Path: write(t, text)})
 	})
 }
+
+// TestEnvironmentFillsAnEmptyBlock names a sink in the file and gives the rest
+// by variables.
+func TestEnvironmentFillsAnEmptyBlock(t *testing.T) {
+	t.Parallel()
+	cfg, err := config.Load(config.Options{
+		Path:    write(t, "sources: {prod: {site: intl}}\nsinks:\n  soc:\n    splunk_hec:\n"),
+		Environ: []string{"CWPRELAY_SINKS__SOC__SPLUNK_HEC__URL=https://splunk.example:8088", "CWPRELAY_SINKS__SOC__SPLUNK_HEC__TOKEN=t"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.Sinks["soc"].Kind.SplunkHEC.URL; got != "https://splunk.example:8088" {
+		t.Errorf("url is %q", got)
+	}
+}

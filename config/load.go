@@ -199,8 +199,14 @@ func cutLast(path string) (before, after string) {
 }
 
 func (l *loader) set(path string, value any, p place) {
-	// A value in place of a block (stdout: with nothing) is one.
+	// A value in place of a block (stdout: with nothing) is one, until something
+	// of the block is set elsewhere.
 	l.values[path] = value
+	for above, _ := cutLast(path); above != ""; above, _ = cutLast(above) {
+		if v, ok := l.values[above]; ok && v == nil {
+			delete(l.values, above)
+		}
+	}
 	l.places[path] = p
 }
 

@@ -296,8 +296,9 @@ func docsElastic(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, `{"version":{"number":"2.19.0","distribution":"opensearch"},"tagline":"The OpenSearch Project: https://opensearch.org/"}`)
 	case strings.HasSuffix(r.URL.Path, "_bulk"):
 		var items []string
-		for lines := bufio.NewScanner(body); lines.Scan(); lines.Scan() {
-			lines.Buffer(nil, 1<<20)
+		lines := bufio.NewScanner(body)
+		lines.Buffer(nil, 1<<20)
+		for ; lines.Scan(); lines.Scan() {
 			items = append(items, `{"create":{"status":201}}`)
 		}
 		_, _ = fmt.Fprintf(w, `{"errors":false,"items":[%s]}`, strings.Join(items, ","))
