@@ -86,6 +86,25 @@ func TestOldRecordsAreTrimmedOnceEverySinkAndReplayHasPassedThem(t *testing.T) {
 	})
 }
 
+// However many come, what is older than the retention goes as fast.
+func TestTrimmingKeepsUpWithWhatComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config(t.TempDir())
+		cfg.Retention = time.Minute
+		f := open(t, cfg, sinks(journal.SinkRule{Name: "a"}))
+		const n, batches = 2000, 10
+		for i := range batches {
+			appendNow(t, f, i*n, n)
+		}
+		settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: n * batches}})
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		if st := status(t, f); st.Records > 0 {
+			t.Errorf("%d of %d records are kept two minutes after their retention", st.Records, n*batches)
+		}
+	})
+}
+
 func TestSinkThatIsNotConfiguredHoldsNothingAndHasAGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()

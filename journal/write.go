@@ -21,6 +21,7 @@ const (
 	maxOps       = 64
 	trimEvery    = time.Minute
 	trimBatch    = 5000
+	trimPause    = 20 * time.Millisecond // between two batches, for what others wait to store
 	spareBytes   = 1 << 20
 )
 
@@ -75,14 +76,18 @@ func (f *File) commit(ctx context.Context, o *op) error {
 // outlives every worker.
 func (f *File) write() {
 	defer close(f.gone)
-	trim := time.NewTicker(trimEvery)
+	trim := time.NewTimer(trimEvery)
 	defer trim.Stop()
 	for {
 		select {
 		case o := <-f.ops:
 			f.run(f.gather(o))
 		case now := <-trim.C:
-			f.trimOld(now)
+			next := trimEvery
+			if f.trimOld(now) {
+				next = trimPause
+			}
+			trim.Reset(next)
 		case <-f.closed:
 			return
 		}
@@ -740,8 +745,8 @@ func (f *File) trimReplay(tx *bolt.Tx, sink string, gone uint64) error {
 }
 
 // trimOld deletes records that every configured sink has and that are older
-// than the retention, some at a time.
-func (f *File) trimOld(now time.Time) {
+// than the retention, some at a time. It reports whether there are more.
+func (f *File) trimOld(now time.Time) (more bool) {
 	limits, _ := f.settings()
 	before := now.Add(-limits.Retention).UnixMilli()
 	o := &op{apply: func(tx *bolt.Tx) error {
@@ -755,6 +760,7 @@ func (f *File) trimOld(now time.Time) {
 				low = min(low, r.After)
 			}
 		}
+		defer func() { more = n > trimBatch }()
 		_, err = f.drop(tx, func(k, v []byte) bool {
 			n++
 			return n <= trimBatch && lastSeq(k) <= low && len(v) >= rowHead+8 &&
@@ -765,6 +771,7 @@ func (f *File) trimOld(now time.Time) {
 	o.done = make(chan error, 1)
 	f.run([]*op{o})
 	f.reserve()
+	return more && <-o.done == nil
 }
 
 // Settle stores what became of records.
