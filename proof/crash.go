@@ -47,6 +47,9 @@ func crash(ctx context.Context, e *evidence) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if e.failed() {
+			return nil // the rest would tell no more
+		}
 		if (n+1)%20 == 0 {
 			e.tell("%d of %d kills, %d records", n+1, kills, r.ledger.records())
 		}
@@ -126,6 +129,7 @@ func (r *rig) misbehave(random *rand.Rand) error {
 		m := manners{poison: 60}
 		if random.IntN(2) == 0 {
 			m.refuse, m.reset, m.lose, m.slow = 0.05*random.Float64(), 0.05*random.Float64(), 0.1*random.Float64(), 0.3*random.Float64()
+			m.restart = 0.05 * random.Float64()
 		}
 		d.setManners(m)
 	}

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -44,6 +43,7 @@ type destination struct {
 	ledger  *ledger
 	window  int  // requests that may be in flight at once
 	late    bool // what was answered is in flight until it is confirmed
+	loose   bool // keeps no order of the records of one event
 
 	catchUp func() error // waits until what was delivered is noted
 	close   func()
@@ -51,6 +51,7 @@ type destination struct {
 	mu      sync.Mutex // guards the rest and serializes requests
 	manners manners
 	random  *rand.Rand
+	body    []byte // of the request
 	down    bool
 	arrived int   // records
 	life    int   // of them since the last kill
@@ -66,6 +67,8 @@ type manners struct {
 	lose   float64 // everything is taken, and the connection is cut before the answer
 	slow   float64 // answered late
 	poison int     // every so many-th event is refused for good; 0: none
+
+	restart float64 // the destination begins anew and loses what it has not confirmed
 }
 
 // bad chooses the events that a destination refuses for good, by their id: the
@@ -89,7 +92,7 @@ func (d *destination) take(a arrival, err error, body []byte) {
 	}
 	d.arrived++
 	d.life++
-	d.ledger.arrive(d.index, a)
+	d.ledger.arrive(d.index, a, !d.loose)
 }
 
 // setManners changes how the destination behaves from now on.
@@ -97,6 +100,13 @@ func (d *destination) setManners(m manners) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.manners = m
+}
+
+// setDown makes the destination refuse every request, or serve again.
+func (d *destination) setDown(down bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.down = down
 }
 
 // count is how many records came.
@@ -167,16 +177,21 @@ func (d *destination) handler(next http.Handler) http.Handler {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		answer := httptest.NewRecorder()
 		d.mu.Lock()
-		fate, n := d.fate(), d.arrived
+		d.body = body
+		fate, n := d.fate(), 0
 		if fate != "refuse" && fate != "reset" && fate != "down" {
+			before := d.arrived
 			next.ServeHTTP(answer, r)
-			n = d.arrived - n
+			n = d.arrived - before
 			d.request(n)
 			// An answer that is lost, or that refuses what comes behind, brings the
 			// same records again.
 			if fate == "lose" || answer.Code >= http.StatusBadRequest {
 				d.allowed += n
 			}
+		}
+		if r.Context().Err() != nil {
+			d.allowed += n // the client gave up meanwhile
 		}
 		d.mu.Unlock()
 		switch fate {
@@ -211,17 +226,23 @@ func (d *destination) serve(h http.Handler) error {
 }
 
 // everyKind is the list of destinations: each kind of sink that counts records,
-// in the forms that it has by default.
-func everyKind(ctx context.Context, e *evidence, l *ledger, dir string, forget bool) ([]*destination, error) {
+// in the forms that it has by default. Endless ones keep no record that was
+// counted.
+func everyKind(ctx context.Context, l *ledger, dir string, cfg rigConfig) ([]*destination, error) {
 	var all []*destination
 	for i, open := range []func(*destination) error{
-		openHEC(forget), openKafka(ctx, forget), openElastic(forget), openRELP, openStream, openWebhook, openFile(filepath.Join(dir, "archive.jsonl")),
+		openHEC(cfg.endless), openKafka(ctx, cfg), openElastic(cfg.endless), openRELP, openStream, openWebhook(cfg.endless), openFile(filepath.Join(dir, "archive.jsonl"), cfg.endless),
 	} {
 		d := &destination{
-			ledger: l, window: 1, faults: map[string]int{}, random: rand.New(rand.NewPCG(e.Seed, uint64(100+i))),
+			ledger: l, window: 1, faults: map[string]int{}, random: rand.New(rand.NewPCG(l.e.Seed, uint64(100+i))),
 			catchUp: func() error { return nil }, close: func() {},
 		}
-		if err := open(d); err != nil {
+		err := open(d)
+		if err == nil && d.address != "" && d.name != "bus" {
+			d.address, err = cfg.before(d.name, d.address)
+		}
+		if err != nil {
+			d.close()
 			for _, d := range all {
 				d.close()
 			}
@@ -234,12 +255,12 @@ func everyKind(ctx context.Context, e *evidence, l *ledger, dir string, forget b
 }
 
 // openHEC is Splunk with indexer acknowledgement.
-func openHEC(forget bool) func(*destination) error {
+func openHEC(endless bool) func(*destination) error {
 	return func(d *destination) error {
-		d.name, d.window, d.late = "soc", window, true
+		d.name, d.window, d.late, d.loose = "soc", window, true, true
 		d.config = fmt.Sprintf(`{splunk_hec: {url: "http://%%s", token: %s, ack: "on", window: %d, ack_timeout: 10s}`, hectest.DefaultToken, window)
-		return d.serve(hectest.New(hectest.Config{
-			Ack: true, AckDelay: 20 * time.Millisecond, Forgets: forget,
+		collector := hectest.New(hectest.Config{
+			Ack: true, Volatile: true, AckDelay: 20 * time.Millisecond, Forgets: endless,
 			Refuse: func(e hectest.Event) bool { return d.manners.bad(after(e.Event, `"event_id":`, ",}")) },
 			Take: func(e hectest.Event) {
 				a, err := ofSplunk(e.Event)
@@ -248,6 +269,21 @@ func openHEC(forget bool) func(*destination) error {
 				}
 				d.take(a, err, e.Event)
 			},
+		})
+		d.catchUp = func() error {
+			return eventually(10*time.Second, func() (bool, string) {
+				d.mu.Lock() // which take is called under
+				defer d.mu.Unlock()
+				n := collector.Pending()
+				return n == 0, fmt.Sprintf("%d events are not indexed", n)
+			})
+		}
+		return d.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if d.random.Float64() < d.manners.restart {
+				d.faults["restart"]++
+				collector.Restart() // with what was not indexed yet
+			}
+			collector.ServeHTTP(w, r)
 		}))
 	}
 }
@@ -256,12 +292,18 @@ func openHEC(forget bool) func(*destination) error {
 const topic = "cwp.findings"
 
 // openKafka is a broker, read back by another implementation's client.
-func openKafka(ctx context.Context, forget bool) func(*destination) error {
+func openKafka(ctx context.Context, cfg rigConfig) func(*destination) error {
 	return func(d *destination) error {
 		ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
 		if err != nil {
 			return err
 		}
+		// Clients go where the broker says that it is.
+		address, err := cfg.before("bus", ln.Addr().String())
+		if err != nil {
+			return errors.Join(err, ln.Close())
+		}
+		ln = elsewhere{ln, address}
 		cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, topic),
 			kfake.ListenFn(func(string, string) (net.Listener, error) { return ln, nil }))
 		if err != nil {
@@ -314,14 +356,14 @@ func openKafka(ctx context.Context, forget bool) func(*destination) error {
 						d.mu.Unlock()
 					}
 					read.Add(int64(len(p.Records)))
-					if n := len(p.Records); forget && n > 0 {
+					if n := len(p.Records); cfg.endless && n > 0 {
 						// What was read and is not kept anywhere else.
 						_ = cluster.DeleteRecords(topic, p.Partition, p.Records[n-1].Offset+1)
 					}
 				})
 			}
 		})
-		d.name, d.address = "bus", ln.Addr().String()
+		d.name, d.address = "bus", address
 		d.config = fmt.Sprintf(`{kafka: {brokers: ["%%s"], topic: %s}`, topic)
 		d.catchUp = func() error {
 			return eventually(30*time.Second, func() (bool, string) {
@@ -337,16 +379,35 @@ func openKafka(ctx context.Context, forget bool) func(*destination) error {
 	}
 }
 
+// elsewhere is a listener that is reached at another address.
+type elsewhere struct {
+	net.Listener
+	address string
+}
+
+// Addr is where clients go.
+func (l elsewhere) Addr() net.Addr {
+	a, err := net.ResolveTCPAddr("tcp", l.address)
+	if err != nil {
+		return l.Listener.Addr()
+	}
+	return a
+}
+
 // openElastic is a node's _bulk.
-func openElastic(forget bool) func(*destination) error {
+func openElastic(endless bool) func(*destination) error {
 	return func(d *destination) error {
 		d.name = "search"
 		d.config = `{elasticsearch: {urls: ["http://%s"]}`
 		return d.serve(elastictest.New(elastictest.Config{
-			Forgets: forget,
+			Forgets: endless,
 			Refuse: func(_ string, document []byte) (int, string) {
-				if d.manners.bad(after(document, `"event_id":`, ",}")) {
+				switch {
+				case d.manners.bad(after(document, `"event_id":`, ",}")):
 					return http.StatusBadRequest, `{"type":"document_parsing_exception","reason":"this event is refused"}`
+				case d.random.Float64() < d.manners.refuse:
+					d.faults["item refused"]++
+					return http.StatusTooManyRequests, `{"type":"es_rejected_execution_exception","reason":"queue is full"}`
 				}
 				return 0, ""
 			},
@@ -361,22 +422,28 @@ func openElastic(forget bool) func(*destination) error {
 	}
 }
 
-// openWebhook is a receiver of one event a request.
-func openWebhook(d *destination) error {
-	d.name, d.window = "hook", 20 // an attempt is so many requests
-	d.config = `{webhook: {url: "http://%s/hook", allow_private: true}`
-	return d.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body) // was read before
-		a, err := ofECS(body)
-		if d.manners.bad(a.id) {
-			http.Error(w, "this event is refused", http.StatusUnprocessableEntity)
-			return
+// openWebhook is a receiver of one event a request; an endless one, of lines.
+func openWebhook(endless bool) func(*destination) error {
+	return func(d *destination) error {
+		d.name, d.window = "hook", 20 // an attempt is so many requests
+		d.config = `{webhook: {url: "http://%s/hook", allow_private: true}`
+		if endless {
+			d.config = `{webhook: {url: "http://%s/hook", allow_private: true, batch: ndjson}`
 		}
-		if err == nil && a.uid != r.Header.Get("Webhook-Id") {
-			err = fmt.Errorf("its webhook-id is %q", r.Header.Get("Webhook-Id"))
-		}
-		d.take(a, err, body)
-	}))
+		return d.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for event := range bytes.Lines(d.body) {
+				a, err := ofECS(event)
+				if d.manners.bad(a.id) {
+					http.Error(w, "this event is refused", http.StatusUnprocessableEntity)
+					return
+				}
+				if err == nil && !endless && a.uid != r.Header.Get("Webhook-Id") {
+					err = fmt.Errorf("its webhook-id is %q", r.Header.Get("Webhook-Id"))
+				}
+				d.take(a, err, event)
+			}
+		}))
+	}
 }
 
 // syslogOptions give each message its event_uid and the room to hold it whole.
@@ -384,6 +451,7 @@ const syslogOptions = "enterprise_number: 64999, max_message_bytes: 65536"
 
 // openRELP is a receiver of RELP.
 func openRELP(d *destination) error {
+	d.loose = true // messages are answered one by one, and one that is refused comes later
 	return d.listen("collector", `{syslog: {address: "relp://%s", `+syslogOptions+`}`, true)
 }
 
@@ -407,12 +475,17 @@ func (d *destination) listen(name, config string, relp bool) error {
 				if relp {
 					return "500 overloaded"
 				}
-				d.allowed += batch // a stream is taken all the same
-				return ""
-			case "reset", "lose":
-				if !relp {
-					d.allowed += batch
+				return syslogtest.Lost
+			case "reset":
+				if relp {
+					return ""
 				}
+				return syslogtest.Lost
+			case "lose":
+				if relp {
+					return ""
+				}
+				d.allowed += batch // a stream was taken all the same
 				return ""
 			case "slow":
 				time.Sleep(20 * time.Millisecond)
@@ -441,9 +514,12 @@ func (d *destination) listen(name, config string, relp bool) error {
 
 // openFile is a file, read as it grows. The beginning of a line that a killed
 // process left is ended by the next; the record follows whole.
-func openFile(path string) func(*destination) error {
+func openFile(path string, endless bool) func(*destination) error {
 	return func(d *destination) error {
 		d.name, d.config = "archive", fmt.Sprintf(`{file: {path: %q}`, path)
+		if endless {
+			d.config = fmt.Sprintf(`{file: {path: %q, rotate: {max_bytes: %d, keep: 3}}`, path, 100<<20)
+		}
 		lines := tail{path: path}
 		d.catchUp = func() error {
 			return lines.read(func(line []byte) {
@@ -457,38 +533,7 @@ func openFile(path string) func(*destination) error {
 				d.take(a, nil, line)
 			})
 		}
+		d.close = lines.close
 		return nil
 	}
-}
-
-// A tail reads the lines that were added to a file.
-type tail struct {
-	path string
-	at   int64
-	mu   sync.Mutex // guards at
-}
-
-func (t *tail) read(each func(line []byte)) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f, err := os.Open(t.path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // it is only read
-	text, err := io.ReadAll(io.NewSectionReader(f, t.at, 1<<62-t.at))
-	if err != nil {
-		return err
-	}
-	end := bytes.LastIndexByte(text, '\n') + 1
-	for line := range bytes.Lines(text[:end]) {
-		if line = line[:len(line)-1]; len(line) > 0 {
-			each(line)
-		}
-	}
-	t.at += int64(end)
-	return nil
 }

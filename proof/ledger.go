@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +50,7 @@ type tally struct {
 type history struct {
 	floor   uint64    // records up to this sequence were forgotten: all sinks had them
 	records []*record // by sequence
+	last    [8]uint64 // by sink: the last change that it got
 }
 
 // A record is what is known of one change.
@@ -72,8 +74,9 @@ func (l *ledger) add(sink string) int {
 }
 
 // arrive notes that a sink has a record, and checks what can be checked at
-// once: that it was true, and that no other record bears its identity.
-func (l *ledger) arrive(sink int, a arrival) {
+// once: that it was true, that no other record bears its identity, and, where
+// the sink promises order, that no later one of the event came before.
+func (l *ledger) arrive(sink int, a arrival, inOrder bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts[sink].arrived++
@@ -88,7 +91,11 @@ func (l *ledger) arrive(sink int, a arrival) {
 		return
 	}
 	bit := uint64(1) << sink
-	i, known := slices.BinarySearchFunc(h.records, a.sequence, func(r *record, s uint64) int { return cmp.Compare(r.sequence, s) })
+	if last := h.last[sink]; inOrder && last > a.sequence && !h.has(a.sequence, bit) {
+		l.e.broke("%s got %s after change %d of the same event", l.sinks[sink], a, last)
+	}
+	h.last[sink] = max(h.last[sink], a.sequence)
+	i, known := h.find(a.sequence)
 	if !known {
 		if w := l.worlds[a.account]; w == nil || !w.EverTrue(emulator.Claim{Pair: emulator.Pair{ID: a.id, Status: a.status}, Detect: a.detect}) {
 			l.e.broke("%s has a record that was never true: %s", l.sinks[sink], a)
@@ -147,6 +154,17 @@ type sweep struct {
 	account string
 	begin   time.Time
 	end     time.Time
+}
+
+// has reports whether a sink has a change.
+func (h *history) has(sequence, sink uint64) bool {
+	i, known := h.find(sequence)
+	return known && h.records[i].at&sink != 0
+}
+
+// find looks for a change.
+func (h *history) find(sequence uint64) (int, bool) {
+	return slices.BinarySearchFunc(h.records, sequence, func(r *record, s uint64) int { return cmp.Compare(r.sequence, s) })
 }
 
 // certified checks the promise of a sweep and returns how many pairs it was
@@ -246,6 +264,26 @@ func (l *ledger) ordered() {
 	}
 }
 
+// forget drops what all sinks had and what is older than a time, but for each
+// event's last record.
+func (l *ledger) forget(before time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	everywhere := uint64(1)<<len(l.sinks) - 1
+	for _, h := range l.events {
+		n := 0
+		for n < len(h.records)-1 && h.records[n].at == everywhere && h.records[n].sequence == h.floor+uint64(n)+1 && h.records[n].observed.Before(before) {
+			n++
+		}
+		if n == 0 {
+			continue
+		}
+		h.floor = h.records[n-1].sequence
+		h.records = slices.Delete(h.records, 0, n)
+		l.gone += n
+	}
+}
+
 // records is how many different ones there are.
 func (l *ledger) records() int {
 	l.mu.Lock()
@@ -267,3 +305,5 @@ func (l *ledger) tallies() map[string]tally {
 	}
 	return all
 }
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

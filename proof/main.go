@@ -43,6 +43,9 @@ func proofs() []proof {
 		crashProof(),
 		powerProof(),
 		diskProof(),
+		networkProof(),
+		soakProof(),
+		mutationsProof(),
 	}
 }
 
@@ -65,7 +68,10 @@ type options struct {
 	seed   uint64
 	output string
 	keep   bool
-	names  []string
+
+	duration time.Duration // of the soak; 0: as the form says
+	mutation string        // a part of the names of the mutations; empty: all
+	names    []string
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -82,6 +88,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	}
 	flags.BoolVar(&o.long, "long", false, "the long form: hours, not minutes")
 	flags.Uint64Var(&o.seed, "seed", 0, "of everything random; 0: a new one, which is reported")
+	flags.DurationVar(&o.duration, "for", 0, "how long the soak runs; 0: as its form says")
+	flags.StringVar(&o.mutation, "mutation", "", "only the mutations whose name holds this text")
 	flags.StringVar(&o.output, "output", "text", "text or json")
 	flags.BoolVar(&o.keep, "keep", false, "keep the working files of proofs that held too")
 	for len(args) > 0 { // flags may stand behind names
@@ -161,7 +169,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func (p proof) carryOut(ctx context.Context, o options, root string, progress io.Writer) *result {
 	e := &evidence{
 		result: result{Name: p.name, Promise: p.promise, Seed: o.seed, Long: o.long},
-		root:   root, progress: progress,
+		root:   root, progress: progress, duration: o.duration, mutation: o.mutation,
 	}
 	began := time.Now()
 	err := func() (err error) {

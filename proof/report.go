@@ -98,6 +98,8 @@ type evidence struct {
 	root     string // the checkout
 	dir      string // the proof's own, empty; removed when it held
 	progress io.Writer
+	duration time.Duration // of the soak; 0: as the form says
+	mutation string        // a part of the names of the mutations; empty: all
 
 	mu  sync.Mutex // guards result and bin
 	bin string
@@ -133,6 +135,13 @@ func (e *evidence) broke(format string, args ...any) {
 		return
 	}
 	e.Broken = append(e.Broken, fmt.Sprintf(format, args...))
+}
+
+// failed reports whether a promise was broken so far.
+func (e *evidence) failed() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.Broken) > 0
 }
 
 // tell shows progress to who waits.

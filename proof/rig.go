@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,11 +10,14 @@ import (
 	"io"
 	"log"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cwprelay/cwprelay/cwp/emulator"
@@ -26,6 +30,7 @@ type rig struct {
 	bin     string
 	dir     string // of state, logs and files
 	config  string // path
+	console string // its address
 	ledger  *ledger
 	sources []*source
 	dests   []*destination
@@ -46,9 +51,22 @@ type source struct {
 // rigConfig is what proofs differ in.
 type rigConfig struct {
 	apis     []emulator.Config
-	forget   bool   // destinations keep no records: for long runs
-	settings string // of each source
-	extra    string // at the end of the configuration
+	endless  bool   // destinations keep no record that was counted
+	settings string // of each source; empty: polled as often as can be
+	batch    int    // records of one attempt at most
+	sink     string // further settings of each sink
+	state    string // further settings of the state
+
+	// front puts something before the address of an API or a destination, and
+	// returns where it is reached then. Nil: nothing.
+	front func(name, address string) (string, error)
+}
+
+func (c rigConfig) before(name, address string) (string, error) {
+	if c.front == nil {
+		return address, nil
+	}
+	return c.front(name, address)
 }
 
 // newRig starts the emulated APIs and the destinations. The configuration is
@@ -59,6 +77,9 @@ func newRig(ctx context.Context, e *evidence, cfg rigConfig) (*rig, error) {
 		return nil, err
 	}
 	r := &rig{e: e, bin: bin, dir: e.dir, config: filepath.Join(e.dir, "cwprelay.yaml")}
+	if r.console, err = freeAddress(); err != nil {
+		return nil, err
+	}
 	r.logs.path = filepath.Join(e.dir, "cwprelay.log")
 	ctx, r.stop = context.WithCancel(ctx)
 	worlds := map[string]*emulator.World{}
@@ -71,15 +92,28 @@ func newRig(ctx context.Context, e *evidence, cfg rigConfig) (*rig, error) {
 		}
 		s := &source{account: fmt.Sprint(1300000001 + i), address: ln.Addr().String(), api: emulator.New(c)}
 		worlds[s.account] = s.api.World()
+		if s.address, err = cfg.before(fmt.Sprintf("s%d", i), s.address); err != nil {
+			r.close()
+			return nil, errors.Join(err, ln.Close())
+		}
 		r.sources = append(r.sources, s)
 		r.running.Go(func() { _ = s.api.Serve(ctx, ln) }) // it ends with the proof
 	}
 	r.ledger = newLedger(e, worlds)
-	if r.dests, err = everyKind(ctx, e, r.ledger, r.dir, cfg.forget); err != nil {
+	if r.dests, err = everyKind(ctx, r.ledger, r.dir, cfg); err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, r.configure(cfg)
+}
+
+// freeAddress is a loopback address on which nobody listens.
+func freeAddress() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
+	if err != nil {
+		return "", err
+	}
+	return ln.Addr().String(), ln.Close()
 }
 
 // configure writes the daemon's configuration.
@@ -87,8 +121,8 @@ func (r *rig) configure(cfg rigConfig) error {
 	var b strings.Builder
 	b.WriteString("sources:\n")
 	for i, s := range r.sources {
-		fmt.Fprintf(&b, "  s%d: {endpoint: \"http://%s\", account_id: %q, credentials: {provider: static, secret_id: %s, secret_key: %s}, requests_per_second: 20, poll_interval: 1s, sweep_interval: 1s%s}\n",
-			i, s.address, s.account, emulator.DefaultSecretID, emulator.DefaultSecretKey, cfg.settings)
+		fmt.Fprintf(&b, "  s%d: {endpoint: \"http://%s\", account_id: %q, credentials: {provider: static, secret_id: %s, secret_key: %s}, requests_per_second: 20, %s}\n",
+			i, s.address, s.account, emulator.DefaultSecretID, emulator.DefaultSecretKey, cmp.Or(cfg.settings, "poll_interval: 1s, sweep_interval: 1s"))
 	}
 	b.WriteString("sinks:\n")
 	for _, d := range r.dests {
@@ -96,9 +130,9 @@ func (r *rig) configure(cfg rigConfig) error {
 		if d.address != "" {
 			text = fmt.Sprintf(text, d.address)
 		}
-		fmt.Fprintf(&b, "  %s: %s, batch_records: %d}\n", d.name, text, batch)
+		fmt.Fprintf(&b, "  %s: %s, batch_records: %d%s}\n", d.name, text, cmp.Or(cfg.batch, batch), cfg.sink)
 	}
-	fmt.Fprintf(&b, "state: {dir: %q, min_free_disk: 1}\nhttp: {listen: \"127.0.0.1:0\"}\nlog: {level: info, format: json}\n%s", r.state(), cfg.extra)
+	fmt.Fprintf(&b, "state: {dir: %q, min_free_disk: 1%s}\nhttp: {listen: %q}\nlog: {level: info, format: json}\n", r.state(), cfg.state, r.console)
 	return os.WriteFile(r.config, []byte(b.String()), 0o600)
 }
 
@@ -110,6 +144,7 @@ func (r *rig) close() {
 	}
 	r.stop()
 	r.running.Wait()
+	r.logs.close()
 }
 
 // A daemon is a running cwprelay.
@@ -144,7 +179,7 @@ func (r *rig) kill(d *daemon) error {
 	_ = d.cmd.Process.Kill() // fails when it has ended, which is seen below
 	<-d.done
 	if d.cmd.ProcessState.ExitCode() != -1 {
-		return fmt.Errorf("cwprelay ended by itself with code %d; its log is %s", d.cmd.ProcessState.ExitCode(), r.logs.path)
+		r.e.broke("cwprelay ended by itself with code %d; its log is %s", d.cmd.ProcessState.ExitCode(), r.logs.path)
 	}
 	if err := r.catchUp(); err != nil {
 		return err
@@ -153,6 +188,13 @@ func (r *rig) kill(d *daemon) error {
 		dest.killed()
 	}
 	return nil
+}
+
+// terminate ends the daemon in good order and returns its exit code.
+func (d *daemon) terminate() int {
+	_ = d.cmd.Process.Signal(syscall.SIGTERM) // fails when it has ended already
+	<-d.done
+	return d.cmd.ProcessState.ExitCode()
 }
 
 // call runs a verb to its end and returns what it printed.
@@ -220,8 +262,11 @@ func (r *rig) settle(ctx context.Context) error {
 		switch {
 		case (code == 0 || code == 3) && certified >= len(r.sources):
 			return nil
-		case try == 12 || ctx.Err() != nil:
-			return fmt.Errorf("run --once ended with code %d and %d certificates; its log is %s", code, certified, r.logs.path)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case try == 12:
+			r.e.broke("with everything in order again, run --once does not come to an end: code %d, %d certificates; its log is %s", code, certified, r.logs.path)
+			return nil
 		}
 	}
 }
@@ -299,6 +344,24 @@ func eventually(bound time.Duration, holds func() (bool, string)) error {
 			return fmt.Errorf("after %s: %s", bound, state)
 		}
 	}
+}
+
+// control asks an endpoint of the daemon's admin socket.
+func (r *rig) control(ctx context.Context, path string, to any) error {
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", filepath.Join(r.state(), "admin.sock"))
+	}, DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, (&url.URL{Scheme: "http", Host: "cwprelay", Path: path}).String(), nil)
+	if err != nil {
+		return err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close() //nolint:errcheck // it is only read
+	return json.NewDecoder(res.Body).Decode(to)
 }
 
 // silent takes what servers log of connections that end on purpose.

@@ -62,6 +62,45 @@ func TestTruthOfPairs(t *testing.T) {
 	}
 }
 
+// What is forgotten is the past alone: everything since is as it was.
+func TestForgettingKeepsWhatIsSince(t *testing.T) {
+	w := emulator.NewWorld(5, 200, start())
+	now := start()
+	for range 400 {
+		now = now.Add(time.Second)
+		w.Step(now)
+		list(t, w, emulator.Request{Limit: new(100)})
+	}
+	const cut = 150
+	last := w.Tick()
+	span := w.VisibleThroughout(cut, last)
+	at := w.At(cut + 1)
+	from, to := w.Window(at, now)
+	w.Forget(cut)
+	if diff := cmp.Diff(span, w.VisibleThroughout(cut, last)); diff != "" {
+		t.Errorf("visible since (-before +after):\n%s", diff)
+	}
+	if got := w.At(cut + 1); !got.Equal(at) || at.IsZero() {
+		t.Errorf("a change happened at %s, and before the past was forgotten at %s", got, at)
+	}
+	if f, l := w.Window(at, now); f != from || l != to {
+		t.Errorf("ticks %d to %d, before the past was forgotten %d to %d", f, l, from, to)
+	}
+	if !w.At(cut).IsZero() || !w.At(last+1).IsZero() {
+		t.Error("what was forgotten, or is yet to come, has a time")
+	}
+	if n := len(w.VisibleThroughout(0, 0)); n >= 200 {
+		t.Errorf("%d events of the beginning are still known", n)
+	}
+	// Order of insertion outlives rows that are gone.
+	w.SetQuirks(emulator.Quirks{IgnoreOrder: true})
+	first := list(t, w, emulator.Request{Limit: new(100)}).Rows
+	w.Do(emulator.OpInsert, now)
+	if again := list(t, w, emulator.Request{Limit: new(100)}).Rows; again[0].ID != first[0].ID {
+		t.Errorf("a new event is before the old ones: %s, then %s", first[0].ID, again[0].ID)
+	}
+}
+
 // VisibleThroughout is what a look at every tick gives.
 func TestTruthAgreesWithLookingAllTheTime(t *testing.T) {
 	w := emulator.NewWorld(9, 60, start())

@@ -1,7 +1,6 @@
 package all_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -11,13 +10,11 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/cwprelay/cwprelay/config/secret"
@@ -28,11 +25,13 @@ import (
 	"github.com/cwprelay/cwprelay/sinks"
 	"github.com/cwprelay/cwprelay/sinks/all"
 	"github.com/cwprelay/cwprelay/sinks/elastic"
+	"github.com/cwprelay/cwprelay/sinks/elastic/elastictest"
 	"github.com/cwprelay/cwprelay/sinks/file"
 	"github.com/cwprelay/cwprelay/sinks/kafka"
 	"github.com/cwprelay/cwprelay/sinks/splunkhec"
 	"github.com/cwprelay/cwprelay/sinks/splunkhec/hectest"
 	"github.com/cwprelay/cwprelay/sinks/syslog"
+	"github.com/cwprelay/cwprelay/sinks/syslog/syslogtest"
 	"github.com/cwprelay/cwprelay/sinks/webhook"
 )
 
@@ -157,34 +156,13 @@ func destinations(t *testing.T) (cfgs map[string]all.Config, gates map[string]ga
 		t.Cleanup(srv.Close)
 		return srv.URL
 	}
-	bulk := func(w http.ResponseWriter, r *http.Request) {
-		zr := io.Reader(r.Body)
-		if r.Header.Get("Content-Encoding") == "gzip" {
-			var err error
-			if zr, err = gzip.NewReader(r.Body); err != nil {
-				w.WriteHeader(http.StatusBadRequest)
-				return
-			}
-		}
-		n := 0
-		for lines := bufio.NewScanner(zr); lines.Scan(); {
-			n++
-		}
-		_, _ = fmt.Fprintf(w, `{"items":[%s]}`, strings.TrimSuffix(strings.Repeat(`{"create":{"status":201}},`, n/2), ","))
-	}
 	lines := newGate(t)
 	gates[all.Syslog] = lines
-	var conns sync.WaitGroup
-	conns.Go(func() {
-		for {
-			c, err := lines.Accept()
-			if err != nil {
-				return
-			}
-			conns.Go(func() { _, _ = io.Copy(io.Discard, c); c.Close() })
-		}
-	})
-	t.Cleanup(func() { lines.Close(); conns.Wait() })
+	receiver, err := syslogtest.Listen(lines, syslogtest.Config{Take: func([]byte) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(receiver.Close)
 	topic := newGate(t)
 	gates[all.Kafka] = topic
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "cwp"), kfake.ListenFn(func(string, string) (net.Listener, error) { return topic, nil }))
@@ -194,7 +172,7 @@ func destinations(t *testing.T) (cfgs map[string]all.Config, gates map[string]ga
 	t.Cleanup(cluster.Close)
 	return map[string]all.Config{
 		all.SplunkHEC: {SplunkHEC: &splunkhec.Config{URL: serve(all.SplunkHEC, hectest.New(hectest.Config{})), Token: secret.New("hectest-token")}},
-		all.Elastic:   {Elastic: &elastic.Config{URLs: []string{serve(all.Elastic, http.HandlerFunc(bulk))}}},
+		all.Elastic:   {Elastic: &elastic.Config{URLs: []string{serve(all.Elastic, elastictest.New(elastictest.Config{}))}}},
 		all.Webhook:   {Webhook: &webhook.Config{URL: secret.New(serve(all.Webhook, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))), AllowPrivate: true}},
 		all.Kafka:     {Kafka: &kafka.Config{Brokers: []string{topic.Addr().String()}, Topic: "cwp"}},
 		all.Syslog:    {Syslog: &syslog.Config{Address: "tcp://" + lines.Addr().String()}},

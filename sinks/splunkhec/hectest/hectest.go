@@ -39,6 +39,9 @@ type Config struct {
 	// Take is given each event that is indexed. It is called by one goroutine at
 	// a time. Nil: nobody is told.
 	Take func(Event)
+	// Volatile is a collector whose events are indexed when their
+	// acknowledgement can be had, and are lost when it is restarted before.
+	Volatile bool
 	// Forgets is a collector that keeps nothing of what it indexed.
 	Forgets bool
 }
@@ -128,11 +131,18 @@ type Server struct {
 	wrong    []string       // what a client must not do and a collector does not tell
 	channels map[string]*channel
 	tokenOff bool
+	pending  []batch // of a volatile collector, in order
 }
 
 type channel struct {
 	next int64
 	acks map[int64]time.Time // when each untold acknowledgement can be had
+}
+
+// batch is what one request brought and a restart loses.
+type batch struct {
+	events []Event
+	ready  time.Time
 }
 
 // never is when a batch is confirmed that never is.
@@ -179,10 +189,13 @@ func (s *Server) Recover() {
 }
 
 // Restart forgets channels and acknowledgements, as a restarted collector
-// does: ids begin at 0 again. Events stay.
+// does: ids begin at 0 again. Events stay, but for those that a volatile one
+// has not indexed.
 func (s *Server) Restart() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.ripen()
+	s.pending = nil
 	clear(s.channels)
 }
 
@@ -216,6 +229,43 @@ func (s *Server) UIDs() []string {
 		uids = append(uids, e.UID)
 	}
 	return uids
+}
+
+// Pending is how many events a volatile collector has not indexed yet.
+func (s *Server) Pending() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ripen()
+	n := 0
+	for _, b := range s.pending {
+		n += len(b.events)
+	}
+	return n
+}
+
+// ripen indexes what can be acknowledged by now. The caller holds mu.
+func (s *Server) ripen() {
+	now := time.Now()
+	s.pending = slices.DeleteFunc(s.pending, func(b batch) bool {
+		if now.Before(b.ready) {
+			return false
+		}
+		s.index(b.events)
+		return true
+	})
+}
+
+// index takes events for good. The caller holds mu.
+func (s *Server) index(events []Event) {
+	for _, e := range events {
+		if s.cfg.Take != nil {
+			s.cfg.Take(e)
+		}
+		if !s.cfg.Forgets {
+			s.events = append(s.events, e)
+			s.seen[e.UID]++
+		}
+	}
 }
 
 // Distinct is the number of different uids that were indexed.
@@ -463,6 +513,7 @@ func (s *Server) tell(id string, body []byte) answer {
 	if err := json.Unmarshal(body, &ask); err != nil || ask.Acks == nil {
 		return say(http.StatusBadRequest, 6, "Invalid data format")
 	}
+	s.ripen()
 	told := map[string]bool{}
 	for _, ack := range ask.Acks {
 		done := false
@@ -489,15 +540,13 @@ func (s *Server) take(id string, body []byte, f Fault) answer {
 	if problem.body != nil && s.cfg.TakesNothing {
 		return problem
 	}
-	for _, e := range good {
-		e.Request, e.Channel = s.requests[Events], id
-		if s.cfg.Take != nil {
-			s.cfg.Take(e)
-		}
-		if !s.cfg.Forgets {
-			s.events = append(s.events, e)
-			s.seen[e.UID]++
-		}
+	for i := range good {
+		good[i].Request, good[i].Channel = s.requests[Events], id
+	}
+	if s.cfg.Volatile {
+		s.pending = append(s.pending, batch{good, time.Now().Add(f.Delay + s.cfg.AckDelay)})
+	} else {
+		s.index(good)
 	}
 	if problem.body != nil {
 		return problem

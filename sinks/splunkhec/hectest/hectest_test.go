@@ -209,6 +209,31 @@ func TestAcknowledges(t *testing.T) {
 	})
 }
 
+// A volatile collector has an event when it says so, and not before.
+func TestRestartLosesWhatIsNotIndexed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		s := hectest.New(hectest.Config{Ack: true, AckDelay: time.Second, Volatile: true, Take: func(e hectest.Event) { told = append(told, e.UID) }})
+		put := func(uid string) *int64 {
+			return ask(t, s, event, `{"event":"x","fields":{"cwp_event_uid":"`+uid+`"}}`, nil).AckID
+		}
+		put("kept")
+		if n := s.Pending(); n != 1 || s.Distinct() != 0 {
+			t.Errorf("%d pending, %d indexed, want 1 and 0", n, s.Distinct())
+		}
+		time.Sleep(time.Second)
+		id := put("lost")
+		s.Restart()
+		time.Sleep(time.Second)
+		if acks := ask(t, s, "/services/collector/ack", `{"acks":[1]}`, nil).Acks; id == nil || *id != 1 || acks["1"] {
+			t.Errorf("id %v is confirmed after the restart: %v", id, acks)
+		}
+		if !slices.Equal(s.UIDs(), []string{"kept"}) || !slices.Equal(told, s.UIDs()) || s.Pending() != 0 {
+			t.Errorf("indexed %v, told %v, pending %d", s.UIDs(), told, s.Pending())
+		}
+	})
+}
+
 func TestFaults(t *testing.T) {
 	s := hectest.New(hectest.Config{})
 	srv := httptest.NewServer(s)

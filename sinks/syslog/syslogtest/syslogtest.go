@@ -15,8 +15,12 @@ import (
 	"sync"
 )
 
-// OK is the usual answer to a RELP message.
-const OK = "200 OK"
+// OK is the usual answer to a RELP message. Lost is that of a stream's receiver
+// which dies with what it has not read.
+const (
+	OK   = "200 OK"
+	Lost = "lost"
+)
 
 // Config says how a receiver behaves.
 type Config struct {
@@ -25,7 +29,8 @@ type Config struct {
 	// Answer says what a RELP message is answered by: OK if it is nil, "" closes
 	// the connection. It is called by one goroutine at a time, also for a stream,
 	// once for each connection and with all that came: there "" resets the
-	// connection and anything else ends it in good order.
+	// connection, Lost resets it and takes nothing, and anything else ends it in
+	// good order.
 	Answer func(received []byte) string
 	// Take is given each message that was taken, in place of keeping it. It is
 	// called by one goroutine at a time. What it is given is its own.
@@ -157,8 +162,8 @@ func (r *Receiver) answer(received []byte, good func(string) bool, messages ...[
 // taken all the same: the sender cannot know, and a receiver does not forget.
 func (r *Receiver) stream(c net.Conn) {
 	all, _ := io.ReadAll(c)
-	answer := r.answer(all, func(string) bool { return true }, r.frames(all)...)
-	if tcp, ok := c.(*net.TCPConn); ok && answer == "" {
+	answer := r.answer(all, func(answer string) bool { return answer != Lost }, r.frames(all)...)
+	if tcp, ok := c.(*net.TCPConn); ok && (answer == "" || answer == Lost) {
 		_ = tcp.SetLinger(0) // a reset
 	}
 }
