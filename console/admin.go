@@ -170,7 +170,11 @@ type SinkOverview struct {
 	LastSuccess time.Time `json:"last_success,omitzero"`
 	LastError   string    `json:"last_error,omitzero"`
 	LastErrorAt time.Time `json:"last_error_at,omitzero"`
-	Replay      *Progress `json:"replay,omitzero"`
+	// LastHeartbeat is of this process; HeartbeatError is why the last one was
+	// not accepted.
+	LastHeartbeat  time.Time `json:"last_heartbeat,omitzero"`
+	HeartbeatError string    `json:"heartbeat_error,omitzero"`
+	Replay         *Progress `json:"replay,omitzero"`
 }
 
 // Progress is how far a replay is.
@@ -256,6 +260,7 @@ func sinkOverview(s journal.SinkStatus, live map[string]delivery.Status) SinkOve
 		return v
 	}
 	v.State, v.Since = string(w.State), w.Since
+	v.LastHeartbeat, v.HeartbeatError = w.LastHeartbeat, w.HeartbeatError
 	if w.LastAnswer != "" {
 		v.LastAnswer, v.LastSuccess = w.LastAnswer, w.LastSuccess
 	}

@@ -36,6 +36,10 @@ func (r *run) apply(res result) {
 	if res.probe {
 		r.probes--
 	}
+	if res.heartbeat {
+		r.beaten(res)
+		return
+	}
 	if res.job == nil {
 		r.examined(res.err)
 		return

@@ -54,6 +54,10 @@ type Config struct {
 	// RateLimit is the most records a second, on average over a few seconds,
 	// default 0: no limit. Batches are no larger than a second's worth.
 	RateLimit float64 `koanf:"rate_limit"`
+	// Heartbeat is how often the destination gets an event that says that
+	// cwprelay lives and whether it is ready, whatever the condition says.
+	// Default 0: never.
+	Heartbeat time.Duration `koanf:"heartbeat"`
 }
 
 // WithDefaults returns c with every unset option at its default; Format stays
@@ -100,6 +104,9 @@ func (c Config) Validate() error {
 	}
 	if c.RateLimit < 0 || (c.RateLimit > 0 && c.RateLimit < 0.001) {
 		add("rate_limit: %g is not 0.001 or more; leave it out for no limit", c.RateLimit)
+	}
+	if c.Heartbeat != 0 && (c.Heartbeat < 10*time.Second || c.Heartbeat > 24*time.Hour) {
+		add("heartbeat: %s is not between 10s and 24h; leave it out for none", c.Heartbeat)
 	}
 	return errors.Join(errs...)
 }

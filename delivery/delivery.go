@@ -56,6 +56,9 @@ type Options struct {
 	// returns it is given with the next attempt of the same batch or of a part
 	// of it; with the first one it is given nil. It must not block.
 	Follow func(before any, a Attempt) any
+	// Heartbeat is what heartbeats say of the process; the worker adds what it
+	// knows of the sink. Nil: that all is well. It is called by other goroutines.
+	Heartbeat func(context.Context) format.Heartbeat
 	// Grace is how long attempts may go on after Run's context is done; zero
 	// means 20 seconds. SetGrace changes it.
 	Grace time.Duration
@@ -102,7 +105,8 @@ type Worker struct {
 	metrics sinkMetrics
 	follow  func(before any, a Attempt) any
 	beat    func(loop string, within time.Duration)
-	grace   atomic.Int64 // a time.Duration
+	says    func(context.Context) format.Heartbeat // nil: all is well
+	grace   atomic.Int64                           // a time.Duration
 
 	encoding sync.Mutex // serializes encode: the reader and a reload may meet
 
@@ -122,7 +126,7 @@ type Worker struct {
 // journal nor the destination.
 func New(opts Options) (*Worker, error) {
 	w := &Worker{
-		name: opts.Name, sink: opts.Sink, cfg: opts.Config.WithDefaults(), encode: opts.Encoder, rules: opts.Rules,
+		name: opts.Name, sink: opts.Sink, cfg: opts.Config.WithDefaults(), encode: opts.Encoder, rules: opts.Rules, says: opts.Heartbeat,
 		journal: opts.Journal, log: cmp.Or(opts.Log, zap.NewNop()),
 		poke: make(chan struct{}, 1), look: make(chan struct{}, 1), changed: make(chan struct{}),
 		requests: make(chan request), over: make(chan struct{}), follow: opts.Follow,

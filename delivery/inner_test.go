@@ -162,7 +162,7 @@ func TestMetricsAreNamedByTheRules(t *testing.T) {
 	want := []string{
 		"cwprelay_sink_attempt_duration_seconds", "cwprelay_sink_attempts_total", "cwprelay_sink_behind_records",
 		"cwprelay_sink_condition_errors_total", "cwprelay_sink_dead_letters_total", "cwprelay_sink_duplicates_total",
-		"cwprelay_sink_halted", "cwprelay_sink_last_success_timestamp_seconds", "cwprelay_sink_oldest_seconds",
+		"cwprelay_sink_halted", "cwprelay_sink_heartbeats_total", "cwprelay_sink_last_success_timestamp_seconds", "cwprelay_sink_oldest_seconds",
 		"cwprelay_sink_records_total", "cwprelay_sink_suspect_records",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {

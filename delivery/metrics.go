@@ -11,6 +11,7 @@ type Metrics struct {
 	duplicates  *prometheus.CounterVec
 	dead        *prometheus.CounterVec
 	conditions  *prometheus.CounterVec
+	heartbeats  *prometheus.CounterVec
 	seconds     *prometheus.HistogramVec
 	behind      *prometheus.GaugeVec
 	oldest      *prometheus.GaugeVec
@@ -41,6 +42,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		duplicates: counter("cwprelay_sink_duplicates_total", "Records that the destination already had."),
 		dead:       counter("cwprelay_sink_dead_letters_total", "Records put into the dead letters, by class.", "class"),
 		conditions: counter("cwprelay_sink_condition_errors_total", "Records that passed because the sink's condition failed on them."),
+		heartbeats: counter("cwprelay_sink_heartbeats_total", "Heartbeats, by outcome.", "outcome"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "cwprelay_sink_attempt_duration_seconds", Help: "Duration of attempts.",
 			Buckets: []float64{.005, .02, .1, .5, 2, 10, 60, 300},
@@ -52,7 +54,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		lastSuccess: gauge("cwprelay_sink_last_success_timestamp_seconds", "Unix time of the last accepted attempt."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.records, m.attempts, m.duplicates, m.dead, m.conditions, m.seconds,
+		reg.MustRegister(m.records, m.attempts, m.duplicates, m.dead, m.conditions, m.heartbeats, m.seconds,
 			m.behind, m.oldest, m.halted, m.suspects, m.lastSuccess)
 	}
 	return m
@@ -62,7 +64,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 // other.
 func (m *Metrics) Forget(sink string) {
 	l := prometheus.Labels{"sink": sink}
-	for _, v := range []*prometheus.CounterVec{m.records, m.attempts, m.duplicates, m.dead, m.conditions} {
+	for _, v := range []*prometheus.CounterVec{m.records, m.attempts, m.duplicates, m.dead, m.conditions, m.heartbeats} {
 		v.DeletePartialMatch(l)
 	}
 	for _, v := range []*prometheus.GaugeVec{m.behind, m.oldest, m.halted, m.suspects, m.lastSuccess} {
@@ -74,6 +76,7 @@ func (m *Metrics) Forget(sink string) {
 // sinkMetrics are the figures of one sink.
 type sinkMetrics struct {
 	records, attempts, dead           *prometheus.CounterVec
+	heartbeats                        *prometheus.CounterVec
 	duplicates, conditions            prometheus.Counter
 	seconds                           prometheus.Observer
 	behind, oldest, halted, suspected prometheus.Gauge
@@ -84,12 +87,16 @@ func (m *Metrics) of(sink string) sinkMetrics {
 	l := prometheus.Labels{"sink": sink}
 	s := sinkMetrics{
 		records: m.records.MustCurryWith(l), attempts: m.attempts.MustCurryWith(l), dead: m.dead.MustCurryWith(l),
+		heartbeats: m.heartbeats.MustCurryWith(l),
 		duplicates: m.duplicates.With(l), conditions: m.conditions.With(l), seconds: m.seconds.With(l),
 		behind: m.behind.With(l), oldest: m.oldest.With(l), halted: m.halted.With(l),
 		suspected: m.suspects.With(l), lastSuccess: m.lastSuccess.With(l),
 	}
 	for _, o := range []string{recordAccepted, recordFiltered, recordDead, recordGone} {
 		s.records.WithLabelValues(o) // a rate needs the zero
+	}
+	for _, o := range []string{heartbeatAccepted, heartbeatFailed} {
+		s.heartbeats.WithLabelValues(o)
 	}
 	for _, c := range []string{classPoison, classStuck, classEncode} {
 		s.dead.WithLabelValues(c)

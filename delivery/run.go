@@ -67,6 +67,7 @@ type run struct {
 	pace   pace
 	halt   *halt
 	outage *outage
+	heart  *heartbeat // nil: none is wanted
 
 	// What the next settlement stores beside the cursor.
 	dead     []journal.DeadLetter
@@ -104,13 +105,14 @@ type halt struct {
 
 // A result is what an attempt, or a look at the health of the sink, gave.
 type result struct {
-	number  uint64
-	job     *job // nil: a look at the health
-	receipt sinks.Receipt
-	err     error
-	probe   bool
-	began   time.Time
-	took    time.Duration
+	number    uint64
+	job       *job // nil: a look at the health, or a heartbeat
+	heartbeat bool // it was one
+	receipt   sinks.Receipt
+	err       error
+	probe     bool
+	began     time.Time
+	took      time.Duration
 }
 
 // startMark is the memo that says that start_from: now was carried out.
@@ -134,6 +136,7 @@ func (r *run) start() error {
 		return err
 	})
 	r.ledger = newLedger(r.stored)
+	r.startHeartbeat()
 	r.publish()
 	return err
 }
@@ -175,9 +178,7 @@ func (r *run) loop() error {
 			return err
 		}
 		for _, due := range []time.Time{r.lazyAt, r.lookAt} {
-			if !due.IsZero() && (wake.IsZero() || due.Before(wake)) {
-				wake = due
-			}
+			wake = earlier(wake, due)
 		}
 		r.publish()
 		var alarm <-chan time.Time
@@ -236,6 +237,14 @@ func (r *run) hurry(now time.Time) {
 	if r.halt != nil {
 		r.halt.next, r.halt.direct = now, true
 	}
+}
+
+// earlier is the earlier of two times, of which a zero one does not count.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // ending reports whether nothing new may begin.
@@ -298,12 +307,16 @@ func (r *run) take(b *batch) error {
 // again; zero means when something comes.
 func (r *run) begin() (wake time.Time, err error) {
 	for !r.ending() {
+		due, beat := r.beatDue(time.Now())
+		if due {
+			r.sendBeat(time.Now())
+		}
 		if err := r.refill(); err != nil {
 			return wake, err
 		}
 		j, wake := r.pick(time.Now())
 		if j == nil {
-			return wake, nil
+			return earlier(wake, beat), nil
 		}
 		if err := r.load(j); err != nil {
 			return wake, err

@@ -17,7 +17,7 @@ type State string
 const (
 	Halted   State = "halted"   // the destination refuses everything; a person must act; probed slowly
 	Paused   State = "paused"   // by the operator
-	Retrying State = "retrying" // the last attempt failed, or refused records wait for their proof
+	Retrying State = "retrying" // the last attempt failed, refused records wait for their proof, or heartbeats are not accepted
 	Behind   State = "behind"   // records wait, and they are being sent
 	OK       State = "ok"       // everything is settled
 )
@@ -45,6 +45,9 @@ type Status struct {
 	LastError   string    // of the last attempt that failed
 	LastErrorAt time.Time
 	HaltReason  string // why the sink is halted; empty when it is not
+
+	LastHeartbeat  time.Time // accepted by this process; zero when none
+	HeartbeatError string    // why the last one was not accepted; empty when it was
 
 	Replay *Replay // nil when none runs
 }
@@ -105,7 +108,7 @@ func (w *Worker) state(s *Status) State {
 		return Halted
 	case w.paused.Load():
 		return Paused
-	case s.Failures > 0 || s.Suspects > 0:
+	case s.Failures > 0 || s.Suspects > 0 || s.HeartbeatError != "":
 		return Retrying
 	case s.Behind > 0 || s.InFlight > 0:
 		return Behind

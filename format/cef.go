@@ -34,7 +34,10 @@ func newCEF(cfg Config, e *edits) Encoder {
 
 func (e cefEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 	f := Of(r)
-	if !f.mapped {
+	switch {
+	case f.Heartbeat != nil:
+		return e.heartbeat(dst, f), nil
+	case !f.mapped:
 		return dst, errNoMapping(CEF, r)
 	}
 	dst = append(append(append(dst, "CEF:"...), e.version...), "|Tencent Cloud|Cloud Workload Protection|"+textVersion+"|"...)

@@ -20,19 +20,17 @@ func newECS(cfg Config) Encoder { return ecsEncoder{cfg}.encode }
 
 func (e ecsEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 	f := Of(r)
-	if !f.mapped {
+	switch {
+	case f.Heartbeat != nil:
+		return e.heartbeat(dst, r, f), nil
+	case !f.mapped:
 		return dst, errNoMapping(ECS, r)
 	}
 	w := &writer{append(dst, '{')}
 	w.time("@timestamp", f.EventTime)
 	e.cloud(w, f)
 
-	stream := w.open("data_stream")
-	w.str("dataset", ecsDataset(r.Key.Kind))
-	w.str("namespace", e.cfg.Namespace)
-	w.str("type", "logs")
-	w.close(stream)
-
+	e.stream(w, r.Key.Kind)
 	w.raw("ecs", `{"version":"`+ecsVersion+`"}`)
 	ecsEvent(w, r, f)
 	ecsFile(w, f)
@@ -54,6 +52,15 @@ func (e ecsEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 		ecsThreat(w, f.Techniques)
 	}
 	return append(w.b, '}'), nil
+}
+
+// stream names the data stream that events of a kind go to.
+func (e ecsEncoder) stream(w *writer, kind string) {
+	stream := w.open("data_stream")
+	w.str("dataset", ecsDataset(kind))
+	w.str("namespace", e.cfg.Namespace)
+	w.str("type", "logs")
+	w.close(stream)
 }
 
 func (e ecsEncoder) cloud(w *writer, f *Finding) {

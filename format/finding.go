@@ -84,6 +84,8 @@ type Finding struct {
 
 	Truncated []string // the vendor's names of the fields that were cut
 
+	Heartbeat *Heartbeat // what a heartbeat says; nil for every finding
+
 	mapped         bool           // the kind has a mapping
 	zone           *time.Location // of the vendor's wall times; nil where the record names one that does not exist
 	classification caption        // of the malware, in OCSF

@@ -59,10 +59,14 @@ func AppendHEC(dst []byte, r *event.Record, body []byte, opts HECOptions) ([]byt
 
 // hecSource names the API action that events of a kind come from.
 func hecSource(kind string) string {
-	if kind == kindRiskProcess {
+	switch kind {
+	case kindRiskProcess:
 		return "tencent:cwp:DescribeRiskProcessEvents"
+	case kindHeartbeat:
+		return "cwprelay"
+	default:
+		return "tencent:cwp"
 	}
-	return "tencent:cwp"
 }
 
 // hecTime is the time of the event. Splunk has no place for times before 1970:

@@ -35,7 +35,10 @@ func newLEEF(cfg Config, e *edits) Encoder {
 
 func (e leefEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 	f := Of(r)
-	if !f.mapped {
+	switch {
+	case f.Heartbeat != nil:
+		return e.heartbeat(dst, f), nil
+	case !f.mapped:
 		return dst, errNoMapping(LEEF, r)
 	}
 	dst = append(append(append(dst, e.header...), textEvent(r.Action).leef...), e.end...)

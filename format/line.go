@@ -6,7 +6,7 @@ import "github.com/cwprelay/cwprelay/event"
 // and path. Syslog adds the details as structured data.
 func appendText(dst []byte, r *event.Record) ([]byte, error) {
 	f := Of(r)
-	if !f.mapped {
+	if !f.mapped && f.Heartbeat == nil {
 		return dst, errNoMapping(Text, r)
 	}
 	return append(dst, f.Message...), nil

@@ -26,7 +26,10 @@ type caption struct {
 
 func (e ocsfEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 	f := Of(r)
-	if !f.mapped {
+	switch {
+	case f.Heartbeat != nil:
+		return e.heartbeat(dst, r, f), nil
+	case !f.mapped:
 		return dst, errNoMapping(OCSF, r)
 	}
 	activity, became := ocsfActivity(r.Action), ocsfStatus(r.Status.Symbol)

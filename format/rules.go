@@ -99,6 +99,10 @@ func (x *Rules) build(r *event.Record) any {
 	if r.Key.Account != event.DefaultAccount {
 		f.Account = r.Key.Account
 	}
+	if r.Key.Kind == kindHeartbeat {
+		f.readHeartbeat(r)
+		return f
+	}
 	f.readAction(r)
 	if r.Key.Kind == kindRiskProcess {
 		// The finding's texts lie in the record's JSON, which nobody changes.

@@ -42,6 +42,7 @@ func vendorTypes() map[string]string {
 	for name, typ := range map[string]string{
 		"detect_time": "date", "event_id": "long", "first_detection_method": "long", "handle_status.code": "long",
 		"machine.network_type.code": "long", "online_status": "long", "redacted": "boolean", "truncated": "boolean",
+		"heartbeat.behind_records": "long", "heartbeat.dead_letters": "long", "heartbeat.interval_seconds": "long", "heartbeat.ready": "boolean",
 	} {
 		types["tencent_cloud.cwp."+name] = typ
 	}

@@ -17,7 +17,10 @@ func newSplunk(cfg Config) Encoder { return splunkEncoder{cfg}.encode }
 
 func (e splunkEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 	f := Of(r)
-	if !f.mapped {
+	switch {
+	case f.Heartbeat != nil:
+		return e.heartbeat(dst, r, f), nil
+	case !f.mapped:
 		return dst, errNoMapping(Splunk, r)
 	}
 	w := &writer{append(dst, '{')}

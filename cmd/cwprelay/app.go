@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -145,6 +146,19 @@ func (a *app) consoleOptions() console.Options {
 			return 0, 0
 		},
 	}
+}
+
+// heartbeat is what heartbeats say of this process.
+func (a *app) heartbeat(ctx context.Context) format.Heartbeat {
+	ready := console.New(a.consoleOptions()).Readiness(ctx)
+	h := format.Heartbeat{Version: version, Ready: ready.Ready}
+	h.Host, _ = os.Hostname() // it has no other name then
+	for _, r := range ready.Reasons {
+		h.Reasons = append(h.Reasons, r.Code)
+	}
+	slices.Sort(h.Reasons)
+	h.Reasons = slices.Compact(h.Reasons)
+	return h
 }
 
 // describe says what the page shows of a record.

@@ -152,6 +152,8 @@ func writeStatus(w io.Writer, v console.Overview) {
 		answer := s.LastAnswer
 		if s.LastError != "" && s.LastErrorAt.After(s.LastSuccess) || s.State == "halted" {
 			answer = s.LastError
+		} else if s.HeartbeatError != "" {
+			answer = "heartbeat not accepted: " + s.HeartbeatError
 		}
 		state := s.State
 		if s.Replay != nil {

@@ -280,6 +280,7 @@ func (a *app) makeSink(cfg *config.Config, rules *format.Rules, name string) (*s
 	worker, err := delivery.New(delivery.Options{
 		Name: name, Sink: sink, Config: own.Delivery, Encoder: encode, Rules: rules, Journal: a.journal,
 		Log: a.log, Metrics: a.metrics.sinks, Grace: cfg.ShutdownGrace, Follow: a.followed, Beat: loops.beat,
+		Heartbeat: a.heartbeat,
 	})
 	if err != nil {
 		return nil, exit(exitConfig, errors.Join(fmt.Errorf("sinks.%s: %w", name, err), sink.Close()))

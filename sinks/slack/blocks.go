@@ -75,6 +75,9 @@ func plan(batch []sinks.Message, digestAbove int, threads bool) []*post {
 // single tells of one event.
 func single(r *event.Record) *post {
 	f := format.Of(r)
+	if f.Heartbeat != nil {
+		return &post{blocks: []object{{"type": "section", "text": plain(format.CleanLine(f.Message, fieldMax))}}, text: parsed(f.Message)}
+	}
 	fields := fieldsOf(
 		"Severity", f.Severity.String(), "Status", r.Status.Symbol, "Host", f.Host, "IP", strings.Join(f.Addresses, ", "), "Instance", f.InstanceID,
 		"Process", processOf(f), "Path", f.FilePath, "Tags", strings.Join(f.VirusTags, ", "), "ATT&CK", techniques(f), "Detected", stamp(f.DetectTime),

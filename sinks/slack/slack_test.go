@@ -21,6 +21,7 @@ import (
 
 	"github.com/cwprelay/cwprelay/config/secret"
 	"github.com/cwprelay/cwprelay/event"
+	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/sinks"
 	"github.com/cwprelay/cwprelay/sinks/internal/httpx"
 	"github.com/cwprelay/cwprelay/sinks/sinktest"
@@ -80,6 +81,19 @@ func TestMessagesAreThoseOfTheExamples(t *testing.T) {
 		if diff := cmp.Diff(b, a); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// A heartbeat is one line, not a finding without a name.
+func TestHeartbeatIsOneLine(t *testing.T) {
+	r := format.Heartbeat{Sink: "oncall", Host: "relay-1<x>", Ready: true}.Record(time.Unix(1789641070, 0))
+	posts := plan([]sinks.Message{{Record: r}}, 20, true)
+	if len(posts) != 1 || posts[0].thread != "" {
+		t.Fatalf("posts %+v", posts)
+	}
+	valid(t, posts[0])
+	if want := "cwprelay heartbeat: sink oncall on relay-1&lt;x&gt;, ready"; posts[0].text != want || len(posts[0].blocks) != 1 {
+		t.Errorf("%q with %d blocks, want %q with one", posts[0].text, len(posts[0].blocks), want)
 	}
 }
 
