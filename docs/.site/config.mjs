@@ -1,5 +1,6 @@
 // The site of docs/. The pages are written for a code host first: links between
 // them are links to files, and anchors are those that a code host makes.
+import { readdirSync, readFileSync } from 'node:fs'
 import { defineConfig } from 'vitepress'
 
 const repository = 'https://github.com/cwprelay/cwprelay'
@@ -39,6 +40,35 @@ function pages(md) {
 
 const item = (text, link) => ({ text, link: `/${link}` })
 
+// rest are the pages that no group of the sidebar names, by their headings.
+function rest(groups) {
+  const named = groups.flatMap((g) => g.items.map((i) => i.link.slice(1).replace(/^$|(?<=\/)$/, 'index')))
+  const src = new URL('../src/', import.meta.url)
+  const pages = readdirSync(src, { recursive: true }).map((f) => String(f).replaceAll('\\', '/')).filter((f) => f.endsWith('.md')).sort()
+  return pages.filter((f) => !named.includes(f.slice(0, -3)))
+    .map((f) => item(readFileSync(new URL(f, src), 'utf8').match(/^# (.*)$/m)?.[1] ?? f, f.slice(0, -3)))
+}
+
+const groups = [
+  { text: 'Begin', items: [item('Overview', ''), item('Quick start', 'quickstart'), item('Concepts', 'concepts'), item('Guarantees', 'guarantees')] },
+  { text: 'Use', items: [item('Configuration', 'configuration'), item('Webhook recipes', 'recipes'), item('Exit codes and signals', 'exit-codes')] },
+  {
+    text: 'Sinks',
+    items: [
+      item('Splunk HEC', 'sinks/splunk_hec'), item('Elasticsearch, OpenSearch', 'sinks/elasticsearch'), item('Kafka', 'sinks/kafka'), item('Syslog', 'sinks/syslog'),
+      item('Slack', 'sinks/slack'), item('Webhook', 'sinks/webhook'), item('File, standard output', 'sinks/file'),
+    ],
+  },
+  {
+    text: 'Formats',
+    items: [item('Overview', 'formats/'), item('ECS', 'formats/ecs'), item('OCSF', 'formats/ocsf'), item('Splunk CIM', 'formats/splunk'), item('CEF', 'formats/cef'), item('LEEF', 'formats/leef')],
+  },
+  { text: 'Operate', items: [item('Operations', 'operations'), item('Metrics and alerts', 'metrics'), item('Security', 'security'), item('Troubleshooting', 'troubleshooting')] },
+  { text: 'Decide', items: [item('Questions', 'faq'), item('Comparison', 'comparison'), item('Moving to cwprelay', 'migration')] },
+]
+const more = rest(groups)
+if (more.length > 0) groups.push({ text: 'More', items: more })
+
 export default defineConfig({
   title: 'cwprelay',
   description: 'Carries findings of Tencent Cloud Workload Protection into a SIEM',
@@ -50,22 +80,6 @@ export default defineConfig({
     search: { provider: 'local' },
     outline: [2, 3],
     socialLinks: [{ icon: 'github', link: repository }],
-    sidebar: [
-      { text: 'Begin', items: [item('Overview', ''), item('Quick start', 'quickstart'), item('Concepts', 'concepts'), item('Guarantees', 'guarantees')] },
-      { text: 'Use', items: [item('Configuration', 'configuration'), item('Webhook recipes', 'recipes'), item('Exit codes and signals', 'exit-codes')] },
-      {
-        text: 'Sinks',
-        items: [
-          item('Splunk HEC', 'sinks/splunk_hec'), item('Elasticsearch, OpenSearch', 'sinks/elasticsearch'), item('Kafka', 'sinks/kafka'), item('Syslog', 'sinks/syslog'),
-          item('Slack', 'sinks/slack'), item('Webhook', 'sinks/webhook'), item('File, standard output', 'sinks/file'),
-        ],
-      },
-      {
-        text: 'Formats',
-        items: [item('Overview', 'formats/'), item('ECS', 'formats/ecs'), item('OCSF', 'formats/ocsf'), item('Splunk CIM', 'formats/splunk'), item('CEF', 'formats/cef'), item('LEEF', 'formats/leef')],
-      },
-      { text: 'Operate', items: [item('Operations', 'operations'), item('Metrics and alerts', 'metrics'), item('Security', 'security'), item('Troubleshooting', 'troubleshooting')] },
-      { text: 'Decide', items: [item('Questions', 'faq'), item('Comparison', 'comparison'), item('Moving to cwprelay', 'migration')] },
-    ],
+    sidebar: groups,
   },
 })
