@@ -8,6 +8,7 @@
 //	go run ./bench -scenario known -events 1000000     # start and memory with so many known events
 //	go run ./bench -scenario idle -events 10000
 //	go run ./bench -against /path/to/other/cwprelay    # two builds in turn
+//	go run ./bench -scenario instructions              # regressions, on however busy a machine
 //	go run ./bench -peer 'command line' -push http://127.0.0.1:9880/
 //
 // docs/performance.md says how to read what it prints, and how to set up a peer.
@@ -53,13 +54,17 @@ type settings struct {
 	requestsPerSecond float64
 	stdout, stderr    io.Writer
 	showOutput        bool
+
+	baseline string // of instructions
+	update   bool   // of the baseline
+	valgrind string // not empty: instructions are counted
 }
 
 func parse(args []string, stdout, stderr io.Writer) (*settings, error) {
 	s := &settings{stdout: stdout, stderr: stderr}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&s.scenario, "scenario", "deliver", "deliver: everything is new; reread, known: everything is known; idle: nothing happens")
+	f.StringVar(&s.scenario, "scenario", "deliver", "deliver: everything is new; reread, known: everything is known; idle: nothing happens; instructions: count them, and compare with a baseline")
 	f.StringVar(&s.sink, "sink", "hec", "destination: hec, kafka, syslog or elastic")
 	f.IntVar(&s.events, "events", 50_000, "events in the list")
 	f.IntVar(&s.rounds, "n", 5, "rounds; medians are printed")
@@ -77,6 +82,8 @@ func parse(args []string, stdout, stderr io.Writer) (*settings, error) {
 	f.DurationVar(&s.timeout, "timeout", 10*time.Minute, "of one run")
 	f.DurationVar(&s.idleFor, "idle-for", time.Minute, "how long idling is watched")
 	f.Float64Var(&s.requestsPerSecond, "requests-per-second", 10_000, "budget that cwprelay is given")
+	f.StringVar(&s.baseline, "baseline", "bench/instructions.json", "file with the instructions as they were")
+	f.BoolVar(&s.update, "update", false, "write the baseline anew")
 	f.BoolVar(&s.showOutput, "v", false, "show what the programs print")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -102,6 +109,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if s.scenario == reference {
+		return runReference(ctx, s.events)
+	}
 	dir, err := os.MkdirTemp(s.dir, "cwprelay-bench-")
 	if err != nil {
 		return err
@@ -115,6 +125,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if err := build.Run(); err != nil {
 			return fmt.Errorf("build cwprelay (or name one by -cwprelay): %w", err)
 		}
+	}
+	if s.scenario == instructions {
+		return countInstructions(ctx, s)
 	}
 	h, err := open(ctx, s)
 	if err != nil {

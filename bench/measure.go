@@ -23,6 +23,9 @@ const (
 	reread  = "reread"
 	known   = "known"
 	idle    = "idle"
+
+	instructions = "instructions"
+	reference    = "reference" // what instructions are compared with
 )
 
 // A Figures is what one run took, or the medians of several.
@@ -263,6 +266,11 @@ type program struct {
 
 // start starts a command and watches its memory.
 func (h *harness) start(ctx context.Context, argv []string, env ...string) (*program, error) {
+	if h.valgrind != "" {
+		var more []string
+		argv, more = h.counted(argv)
+		env = append(env, more...)
+	}
 	p := &program{cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), done: make(chan error, 1)} //nolint:gosec // that is what bench is for
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
