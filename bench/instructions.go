@@ -69,13 +69,17 @@ func countInstructions(ctx context.Context, s *settings) error {
 		return err
 	}
 	if s.update {
-		text, err := json.MarshalIndent(now, "", "  ")
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(s.baseline, append(text, '\n'), 0o644) //nolint:gosec // part of the repository
+		return writeBaseline(s.baseline, now)
 	}
 	return now.compare(s.baseline)
+}
+
+func writeBaseline(path string, now Instructions) error {
+	text, err := json.MarshalIndent(now, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644) //nolint:gosec // part of the repository
 }
 
 // compare fails when a ratio is much more than that of the baseline.
