@@ -28,7 +28,8 @@ type Query struct {
 	Status string // value of the status filter; empty: not sent
 	Where  Where  // one further filter; zero: not sent
 	Offset int
-	Limit  int // 1 to Kind.MaxLimit
+	Limit  int  // 1 to Kind.MaxLimit
+	Urgent bool // goes before others that wait for the request budget
 }
 
 // Where is one filter with one value.

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strconv"
@@ -113,23 +114,31 @@ func (c *Client) List(ctx context.Context, q Query) (*Page, error) {
 	if err != nil {
 		return nil, &Error{Class: ClassRequest, Message: "encode the request", Err: err}
 	}
-	var corrected, refreshed bool
+	var page *Page
+	err = c.mending(func() (err error) {
+		page, err = c.attempt(ctx, body, q.Urgent)
+		return err
+	})
+	return page, err
+}
+
+// mending calls f, and again where the failure has taught us the server's clock,
+// or that the credentials must be read again.
+func (c *Client) mending(f func() error) error {
+	corrected, refreshed := 0, false
 	for {
-		page, err := c.attempt(ctx, body)
-		if err == nil {
-			return page, nil
-		}
+		err := f()
 		e, ok := errors.AsType[*Error](err)
 		switch {
 		case !ok:
-			return nil, err
-		case e.Code == codeSignatureExpire && !corrected:
-			corrected = true
+			return err
+		case e.Code == codeSignatureExpire && corrected < 2: // STS may have told, and then the API
+			corrected++
 		case (e.Code == codeTokenFailure || e.Code == codeSecretIDNotFound) && !refreshed:
 			refreshed = true
 			c.opt.Credentials.Invalidate()
 		default:
-			return nil, err
+			return err
 		}
 	}
 }
@@ -170,19 +179,25 @@ func (c *Client) body(q Query) ([]byte, error) {
 	return json.Marshal(members)
 }
 
-func (c *Client) attempt(ctx context.Context, body []byte) (*Page, error) {
+func (c *Client) attempt(ctx context.Context, body []byte, urgent bool) (*Page, error) {
 	creds, err := c.opt.Credentials.Get(ctx)
 	if err != nil {
 		c.count(asError(err))
 		return nil, err
 	}
-	if err := c.limit.wait(ctx); err != nil {
+	departure, err := c.limit.wait(ctx, urgent)
+	if err != nil {
 		return nil, err
 	}
+	defer c.limit.written(departure)
 	sent := time.Now()
 	var page *Page
 	var received time.Time
-	_, failure := c.post(ctx, call{
+	var answered atomic.Pointer[time.Time] // set by a goroutine of the connection
+	_, failure := c.post(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest:         func(httptrace.WroteRequestInfo) { c.limit.written(departure) },
+		GotFirstResponseByte: func() { answered.Store(new(time.Now())) },
+	}), call{
 		url: c.url, service: c.kind.Service, version: c.kind.Version, action: c.kind.Action, body: body, creds: creds,
 		open: func(raw []byte) (failure *Error) {
 			received = time.Now()
@@ -197,11 +212,15 @@ func (c *Client) attempt(ctx context.Context, body []byte) (*Page, error) {
 	if c.opt.Metrics != nil {
 		c.opt.Metrics.duration.WithLabelValues(c.opt.Source, c.kind.Name).Observe(received.Sub(sent).Seconds())
 	}
+	if at := answered.Load(); failure == nil && at != nil {
+		c.limit.answered(departure, *at)
+	}
 	if failure != nil && failure.Class == ClassRate {
 		c.limit.refused()
 	}
 	c.count(failure)
 	if failure != nil {
+		failure.Message = hide(failure.Message, creds.secrets())
 		return nil, failure
 	}
 	page.SentAt, page.ReceivedAt = sent, received
@@ -218,7 +237,7 @@ func asError(err error) *Error {
 // Budget returns how many requests the client has sent, and how many a second it
 // may send now, which all clients of the same credentials and action share.
 func (c *Client) Budget() (sent uint64, perSecond float64) {
-	return c.sent.Load(), c.limit.perSecond() / spacing
+	return c.sent.Load(), c.limit.perSecond()
 }
 
 func (c *Client) count(e *Error) {
@@ -256,6 +275,7 @@ type call struct {
 	version, action string
 	body            []byte
 	creds           Credentials
+	region          string                  // default: the configured one
 	unsigned        bool                    // the body itself proves who asks
 	open            func(raw []byte) *Error // reads an answer with HTTP status 200; nil: the caller does
 }
@@ -275,8 +295,8 @@ func (c *Client) post(ctx context.Context, in call) ([]byte, *Error) {
 	h.Set("X-TC-Timestamp", strconv.FormatInt(now.Unix(), 10))
 	h.Set("X-TC-Language", c.cfg.Language)
 	h.Set("User-Agent", c.opt.UserAgent)
-	if c.cfg.Region != "" {
-		h.Set("X-TC-Region", c.cfg.Region)
+	if region := cmp.Or(in.region, c.cfg.Region); region != "" {
+		h.Set("X-TC-Region", region)
 	}
 	if in.unsigned {
 		h.Set("Authorization", "SKIP")
@@ -289,7 +309,7 @@ func (c *Client) post(ctx context.Context, in call) ([]byte, *Error) {
 			h.Set("X-TC-Token", token)
 		}
 	}
-	secrets := []string{in.creds.SecretKey.Reveal(), in.creds.Token.Reveal(), c.cfg.Proxy.Reveal()}
+	secrets := append(in.creds.secrets(), c.cfg.Proxy.Reveal())
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, &Error{Class: ClassNetwork, Err: withoutURL(err, secrets)}
@@ -369,27 +389,45 @@ func (c *Client) AccountID(ctx context.Context) (string, error) {
 	if c.sts == nil {
 		return "", nil
 	}
-	creds, err := c.opt.Credentials.Get(ctx)
-	if err != nil {
-		return "", err
-	}
-	raw, failure := c.post(ctx, call{
-		url: c.sts, service: "sts", version: stsVersion, action: "GetCallerIdentity", body: []byte("{}"), creds: creds,
-	})
-	if failure != nil {
-		return "", failure
-	}
 	var answer struct{ Response struct{ AccountId string } } //nolint:revive // the API's own name
-	if err := openSTS(raw, &answer); err != nil {
+	err := c.mending(func() error {
+		creds, err := c.opt.Credentials.Get(ctx)
+		if err != nil {
+			return err
+		}
+		return c.askSTS(ctx, call{action: "GetCallerIdentity", body: []byte("{}"), creds: creds}, creds.secrets(), &answer)
+	})
+	switch {
+	case err != nil:
 		return "", err
-	}
-	if answer.Response.AccountId == "" {
+	case answer.Response.AccountId == "":
 		return "", &Error{Class: ClassAnswer, Message: "GetCallerIdentity gave no AccountId; set account_id", HTTPStatus: http.StatusOK}
 	}
 	return answer.Response.AccountId, nil
 }
 
-const stsVersion = "2018-08-13"
+// STS has regions, unlike the lists, and must be told one. Where none is
+// configured it is the one that the vendor's SDKs name.
+const (
+	stsVersion = "2018-08-13"
+	stsRegion  = "ap-guangzhou"
+)
+
+// askSTS makes a call to STS and reads the answer. Its errors hide secrets.
+func (c *Client) askSTS(ctx context.Context, in call, secrets []string, to any) error {
+	in.url, in.service, in.version = c.sts, "sts", stsVersion
+	in.region = cmp.Or(in.region, c.cfg.Region, stsRegion)
+	raw, failure := c.post(ctx, in)
+	if failure != nil {
+		failure.Message = hide(failure.Message, secrets)
+		return failure
+	}
+	err := openSTS(raw, to)
+	if e, ok := errors.AsType[*Error](err); ok {
+		e.Message = hide(e.Message, secrets)
+	}
+	return err
+}
 
 // openSTS reads an answer of STS.
 func openSTS(raw []byte, to any) error {

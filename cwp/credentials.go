@@ -26,6 +26,10 @@ type Credentials struct {
 	Expires   time.Time     // zero: they do not, as far as is known
 }
 
+func (c Credentials) secrets() []string {
+	return []string{c.SecretKey.Reveal(), c.Token.Reveal()}
+}
+
 // A Provider gives credentials. It is safe for concurrent use.
 type Provider interface {
 	// Get returns credentials that are valid now, or an *Error: of
@@ -380,8 +384,8 @@ func cvmRole(ctx context.Context, base, role string) (Credentials, error) {
 		TmpSecretId, TmpSecretKey, Token, Code string //nolint:revive // the API's own names
 		ExpiredTime                            int64
 	}
-	if err := json.Unmarshal(raw, &answer); err != nil || answer.TmpSecretId == "" {
-		return Credentials{}, missing("the metadata service gave no keys for role %q; bind a role to the machine", role)
+	if err := json.Unmarshal(raw, &answer); err != nil || answer.Code != "Success" || answer.TmpSecretId == "" || answer.TmpSecretKey == "" {
+		return Credentials{}, missing("the metadata service gave no keys for role %q (code %q); bind a role to the machine", role, clean(answer.Code, 40))
 	}
 	return Credentials{
 		SecretID: answer.TmpSecretId, SecretKey: secret.New(answer.TmpSecretKey), Token: secret.New(answer.Token),
@@ -456,13 +460,15 @@ func (c *Client) keys(ctx context.Context, in call, request map[string]any) (Cre
 	if err != nil {
 		return Credentials{}, fmt.Errorf("encode the request to STS: %w", err)
 	}
-	in.url, in.service, in.version, in.body = c.sts, "sts", stsVersion, body
-	raw, failure := c.post(ctx, in)
-	if failure != nil {
-		return Credentials{}, failure
+	in.body = body
+	secrets := in.creds.secrets()
+	for _, name := range []string{"ExternalId", "WebIdentityToken"} {
+		if text, ok := request[name].(string); ok {
+			secrets = append(secrets, text)
+		}
 	}
 	var answer stsKeys
-	if err := openSTS(raw, &answer); err != nil {
+	if err := c.askSTS(ctx, in, secrets, &answer); err != nil {
 		return Credentials{}, err
 	}
 	return answer.credentials()
@@ -485,11 +491,12 @@ func tkeOIDC(ctx context.Context, asker *Client, getenv func(string) string) (Cr
 	if err != nil {
 		return Credentials{}, missing("the pod's token: %v", err)
 	}
-	cfg := asker.cfg
-	cfg.Region = getenv("TKE_REGION")
-	regional := &Client{cfg: cfg, http: asker.http, sts: asker.sts, opt: asker.opt}
-	return regional.keys(ctx, call{action: "AssumeRoleWithWebIdentity", unsigned: true}, map[string]any{
-		"ProviderId": env["TKE_PROVIDER_ID"], "WebIdentityToken": strings.TrimSpace(string(token)),
+	text := strings.TrimSpace(string(token))
+	if text == "" {
+		return Credentials{}, missing("the pod's token: %s is empty", env["TKE_WEB_IDENTITY_TOKEN_FILE"])
+	}
+	return asker.keys(ctx, call{action: "AssumeRoleWithWebIdentity", region: getenv("TKE_REGION"), unsigned: true}, map[string]any{
+		"ProviderId": env["TKE_PROVIDER_ID"], "WebIdentityToken": text,
 		"RoleArn": env["TKE_ROLE_ARN"], "RoleSessionName": "cwprelay", "DurationSeconds": 7200,
 	})
 }

@@ -226,7 +226,7 @@ def judge_account():
     from tencentcloud.sts.v20180813 import models as sts_models, sts_client
 
     profile = ClientProfile(httpProfile=HttpProfile(protocol="http", endpoint=ADDRESS))
-    answer = sts_client.StsClient(credential.Credential(SECRET_ID, SECRET_KEY), "", profile).GetCallerIdentity(
+    answer = sts_client.StsClient(credential.Credential(SECRET_ID, SECRET_KEY), "ap-guangzhou", profile).GetCallerIdentity(
         sts_models.GetCallerIdentityRequest())
     for field in ("Arn", "AccountId", "UserId", "PrincipalId", "Type", "RequestId"):
         check(type(getattr(answer, field)) is str and getattr(answer, field), f"GetCallerIdentity: {field} is no text")

@@ -181,6 +181,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.control(w, r, path)
 		return
 	}
+	arrived := time.Now()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		s.reply(w, nil, &APIError{Code: "RequestSizeLimitExceeded", Message: "The request is larger than 10 MB or was cut short."})
@@ -205,7 +206,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "<html><head><title>"+strconv.Itoa(fate.status)+"</title></head></html>", fate.status)
 		return
 	}
-	response, apiErr := s.answer(r, body, fate)
+	response, apiErr := s.answer(r, body, arrived, fate)
 	if fate.name == "truncate" {
 		s.count("fault.truncate")
 		s.truncate(w, response, apiErr)
@@ -252,9 +253,9 @@ func (s *Server) fate() fate {
 }
 
 // answer is the Response of a request, without its RequestId.
-func (s *Server) answer(r *http.Request, body []byte, fate fate) ([]byte, *APIError) {
+func (s *Server) answer(r *http.Request, body []byte, arrived time.Time, fate fate) ([]byte, *APIError) {
 	action := r.Header.Get("X-TC-Action")
-	if err := s.admit(r, body, action); err != nil {
+	if err := s.admit(r, body, action, arrived); err != nil {
 		return nil, err
 	}
 	// One half of the delay lies before the answer is computed, one after, so
@@ -272,7 +273,7 @@ func (s *Server) answer(r *http.Request, body []byte, fate fate) ([]byte, *APIEr
 
 // admit checks everything that the API checks before it looks at the
 // parameters of an action.
-func (s *Server) admit(r *http.Request, body []byte, action string) *APIError {
+func (s *Server) admit(r *http.Request, body []byte, action string, arrived time.Time) *APIError {
 	version := r.Header.Get("X-TC-Version")
 	switch {
 	case r.Method != http.MethodPost:
@@ -300,8 +301,10 @@ func (s *Server) admit(r *http.Request, body []byte, action string) *APIError {
 		return &APIError{Code: "NoSuchVersion", Message: fmt.Sprintf("The version `%s` of the API does not exist.", version)}
 	case action != service.action:
 		return &APIError{Code: "InvalidAction", Message: fmt.Sprintf("The action `%s` does not exist.", action)}
+	case credential.service == "sts" && r.Header.Get("X-TC-Region") == "":
+		return &APIError{Code: "MissingParameter", Message: "The request is missing the required header X-TC-Region."}
 	}
-	return s.throttle(credential.secretID + " " + action)
+	return s.throttle(credential.secretID+" "+action, arrived)
 }
 
 func (s *Server) authenticate(r *http.Request, body []byte) (authorization, *APIError) {
@@ -326,21 +329,25 @@ func (s *Server) authenticate(r *http.Request, body []byte) (authorization, *API
 }
 
 // throttle counts a request of a credential and action against the limit: so
-// many are admitted in any second, by their arrival.
-func (s *Server) throttle(who string) *APIError {
+// many are admitted in any second, by their arrival, in whatever order they
+// get here.
+func (s *Server) throttle(who string, arrived time.Time) *APIError {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := time.Now()
-	recent := s.arrivals[who]
-	for len(recent) > 0 && now.Sub(recent[0]) >= time.Second {
-		recent = recent[1:]
+	const kept = 2 * time.Second // no request takes longer from its arrival to here
+	admitted := slices.DeleteFunc(s.arrivals[who], func(at time.Time) bool { return arrived.Sub(at) >= kept })
+	recent := 0
+	for _, at := range admitted {
+		if since := arrived.Sub(at); since >= 0 && since < time.Second {
+			recent++
+		}
 	}
-	if len(recent) >= s.limit {
-		s.arrivals[who] = recent
+	if recent >= s.limit {
+		s.arrivals[who] = admitted
 		return &APIError{Code: "RequestLimitExceeded", Message: fmt.Sprintf("Your current request times equals to `%d` in a second, "+
-			"which exceeds the frequency limit `%d` for a second. Please reduce the frequency of calls.", len(recent)+1, s.limit)}
+			"which exceeds the frequency limit `%d` for a second. Please reduce the frequency of calls.", recent+1, s.limit)}
 	}
-	s.arrivals[who] = append(recent, now)
+	s.arrivals[who] = append(admitted, arrived)
 	return nil
 }
 

@@ -68,6 +68,9 @@ func (q request) build(t *testing.T, base string) *http.Request {
 	set("Content-Type", q.contentType)
 	set("X-TC-Action", q.action)
 	set("X-TC-Version", q.version)
+	if q.service == "sts" {
+		set("X-TC-Region", "ap-guangzhou")
+	}
 	set("X-TC-Timestamp", strconv.FormatInt(q.at.Unix(), 10))
 	set("X-TC-Token", q.token)
 	if q.unsigned {
