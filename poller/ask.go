@@ -35,6 +35,17 @@ func (a *answer) last() int64 {
 	return last
 }
 
+// first is the sweep time of the answer's first item that has one, endOfTime
+// when none has.
+func (a *answer) first() int64 {
+	for _, r := range a.rows {
+		if r.at != noTime {
+			return r.at
+		}
+	}
+	return endOfTime
+}
+
 func (a *answer) has(second int64) bool {
 	return slices.ContainsFunc(a.rows, func(r row) bool { return r.at == second })
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cwprelay/cwprelay/cwp"
 )
@@ -25,47 +28,39 @@ func (s *sweep) bounds(second int64, endExcludes bool) (begin, end string) {
 	return wallText(b), wallText(e)
 }
 
-// collect reads a second that holds more events than one answer. Ids do not
-// come back, so between two collects that give the same ids the list was
-// exactly that set; adding up ids over passes until they reach a count would
-// prove nothing, as one deletion hides one miss.
+// collect reads a second that holds more events than one answer, until two
+// readings in a row give the same ids and the count asked between them equals
+// their number. Ids do not come back, so that the list was exactly that set when
+// it was counted; adding up ids over passes until they reach a count would prove
+// nothing, as one deletion hides one miss.
 func (s *sweep) collect(ctx context.Context, second int64) error {
 	s.mu.Lock()
 	s.collects++
 	s.mu.Unlock()
-	only := func(at int64) bool { return at == second }
-	return s.repeat(ctx, func(ctx context.Context) (map[string]bool, bool, error) {
-		return s.collectOnce(ctx, second, only)
-	}, func(ctx context.Context) (int64, error) {
-		a, err := s.askSecond(ctx, second, cwp.Query{Limit: 1})
-		if err != nil {
-			return -1, err
-		}
-		return a.total(), nil
-	})
+	c := &collecting{
+		s: s, owns: func(at int64) bool { return at == second },
+		ask: func(ctx context.Context, q cwp.Query) (*answer, error) { return s.askSecond(ctx, second, q) },
+	}
+	return c.repeat(ctx, c.second)
 }
 
-// repeat collects until two in a row give the same ids and the count asked
-// between them equals their number, or one was complete by itself.
-func (s *sweep) repeat(ctx context.Context, once func(context.Context) (map[string]bool, bool, error), count func(context.Context) (int64, error)) error {
+// repeat reads until two readings in a row agree. A reading returns how many
+// events there were after the reading before and before the rest of it; complete
+// reports that one answer held them all.
+func (c *collecting) repeat(ctx context.Context, read func(context.Context) (counted int64, complete bool, err error)) error {
 	var before map[string]bool
-	counted := int64(-1)
-	for n := range maxCollects {
-		ids, complete, err := once(ctx)
+	for range maxCollects {
+		c.ids, c.stale = map[string]bool{}, false
+		counted, complete, err := read(ctx)
 		if err != nil || complete {
 			return err
 		}
-		if n > 0 && counted == int64(len(ids)) && maps.Equal(ids, before) {
+		if before != nil && counted == int64(len(before)) && maps.Equal(c.ids, before) {
 			return nil
 		}
-		before = ids
-		if n+1 < maxCollects {
-			if counted, err = count(ctx); err != nil {
-				return err
-			}
-		}
+		before = c.ids
 	}
-	s.doubt("crowded-second", "more events share one second than one answer holds, and they could not be told apart from their count")
+	c.s.doubt("crowded-second", "more events share one second than one answer holds, and they could not be told apart from their count")
 	return nil
 }
 
@@ -114,83 +109,121 @@ func (s *sweep) setEndExcludes() {
 	s.endExcl = true
 }
 
-// collectOnce reads a second once: whole if it fits one answer, else split by
-// status, and by offset and further filters where a split still does not fit.
-// complete reports that one answer held it all.
-func (s *sweep) collectOnce(ctx context.Context, second int64, owns func(int64) bool) (ids map[string]bool, complete bool, err error) {
-	c := &collecting{s: s, second: second, owns: owns, ids: map[string]bool{}}
-	all, err := c.ask(ctx, cwp.Query{})
+// A collecting reads events that no order tells apart, again and again.
+type collecting struct {
+	s    *sweep
+	owns func(second int64) bool
+	ask  func(context.Context, cwp.Query) (*answer, error) // asks for a part of them
+	none map[string]bool                                   // statuses that none had in an earlier reading: the count would tell of one
+
+	mu    sync.Mutex // guards the rest: a reading asks for several parts at once
+	ids   map[string]bool
+	stale bool // an item was not judged
+}
+
+// second reads a second once: whole if it fits one answer, else split by status,
+// and by offset and further filters where a split still does not fit.
+func (c *collecting) second(ctx context.Context) (counted int64, complete bool, err error) {
+	all, err := c.take(ctx, cwp.Query{})
 	if err != nil {
-		return nil, false, err
+		return -1, false, err
 	}
 	if all.whole() && !c.stale {
-		return c.ids, true, nil
+		return all.total(), true, nil
 	}
-	var counted int64
-	for _, status := range s.p.kind.StatusFilterValues {
-		a, err := c.ask(ctx, cwp.Query{Status: status})
+	var statuses []string
+	for _, status := range c.s.p.kind.StatusFilterValues {
+		if !c.none[status] {
+			statuses = append(statuses, status)
+		}
+	}
+	totals := make([]int64, len(statuses))
+	err = sideBySide(ctx, len(statuses), func(ctx context.Context, i int) error {
+		q := cwp.Query{Status: statuses[i]}
+		a, err := c.take(ctx, q)
 		if err != nil {
-			return nil, false, err
+			return err
 		}
-		counted += max(a.total(), 0)
-		if !a.whole() {
-			if err := c.rest(ctx, cwp.Query{Status: status}, a); err != nil {
-				return nil, false, err
-			}
+		if totals[i] = max(a.total(), 0); a.whole() {
+			return nil
 		}
+		return c.rest(ctx, q, a)
+	})
+	if err != nil {
+		return -1, false, err
 	}
-	if counted < all.total() {
+	none, sum := map[string]bool{}, int64(0)
+	maps.Copy(none, c.none)
+	for i, n := range totals {
+		none[statuses[i]] = n == 0
+		sum += n
+	}
+	c.none = none
+	if sum < all.total() {
 		// Some bear a status that the filter does not know.
-		if err := c.rest(ctx, cwp.Query{}, all); err != nil {
-			return nil, false, err
-		}
+		err = c.rest(ctx, cwp.Query{}, all)
 	}
-	return c.ids, false, nil
+	return all.total(), false, err
 }
 
-// A collecting is one reading of one second.
-type collecting struct {
-	s      *sweep
-	second int64
-	owns   func(int64) bool
-	ids    map[string]bool
-	stale  bool // an item was not judged
-}
-
-// ask asks for a part of the second and takes it in.
-func (c *collecting) ask(ctx context.Context, q cwp.Query) (*answer, error) {
+// take asks for a part and takes it in.
+func (c *collecting) take(ctx context.Context, q cwp.Query) (*answer, error) {
 	q.Limit = c.s.p.kind.MaxLimit
-	a, err := c.s.askSecond(ctx, c.second, q)
+	a, err := c.ask(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	stale, err := c.s.collected(ctx, a, c.ids, c.owns)
-	c.stale = c.stale || stale
-	return a, err
+	ch, err := c.s.take(ctx, a, c.owns)
+	if err != nil {
+		return nil, err
+	}
+	unjudged := map[int64]bool{}
+	if err := c.s.settle(ctx, ch, unjudged); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stale = c.stale || len(unjudged) > 0
+	for _, r := range a.rows {
+		if c.owns(r.at) && !unjudged[r.at] {
+			c.ids[r.item.ID] = true
+		}
+	}
+	return a, nil
 }
 
 // rest reads what does not fit one answer: by offset, which misses some where
 // the order inside a second changes between answers, and then by the values
 // that were seen, which does not.
 func (c *collecting) rest(ctx context.Context, q cwp.Query, first *answer) error {
-	rows := first.rows
-	limit := c.s.p.kind.MaxLimit
-	for q.Offset = limit; int64(q.Offset) < first.total() || !first.page.HasTotal; q.Offset += limit {
-		a, err := c.ask(ctx, q)
-		if err != nil {
-			return err
-		}
-		rows = append(rows, a.rows...)
-		if a.short {
-			break
-		}
+	total := first.total()
+	if total < 0 {
+		return nil // nothing can be proved without a count
 	}
-	q.Offset = 0
+	rows, err := c.offsets(ctx, q, first.rows, c.s.p.kind.MaxLimit, total)
+	if err != nil {
+		return err
+	}
+	return c.byValues(ctx, q, rows, total)
+}
+
+// offsets pages by offset from one on, as far as total, and returns rows and
+// what that shows.
+func (c *collecting) offsets(ctx context.Context, q cwp.Query, rows []row, from int, total int64) ([]row, error) {
+	limit := c.s.p.kind.MaxLimit
+	return c.each(ctx, rows, max((int(total)-from+limit-1)/limit, 0), func(i int) cwp.Query {
+		q := q
+		q.Offset = from + i*limit
+		return q
+	})
+}
+
+// byValues asks by the values of fields until there are total rows.
+func (c *collecting) byValues(ctx context.Context, q cwp.Query, rows []row, total int64) (err error) {
 	for _, split := range c.s.splits(rows) {
-		if int64(len(distinct(rows))) >= first.total() {
+		if int64(len(distinct(rows))) >= total {
 			return nil
 		}
-		var err error
 		if rows, err = c.split(ctx, q, split, rows); err != nil {
 			return err
 		}
@@ -198,24 +231,62 @@ func (c *collecting) rest(ctx context.Context, q cwp.Query, first *answer) error
 	return nil
 }
 
+// each asks n questions side by side, and returns rows and what they show.
+func (c *collecting) each(ctx context.Context, rows []row, n int, question func(i int) cwp.Query) ([]row, error) {
+	answers := make([]*answer, n)
+	err := sideBySide(ctx, n, func(ctx context.Context, i int) (err error) {
+		answers[i], err = c.take(ctx, question(i))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	rows = slices.Clip(rows)
+	for _, a := range answers {
+		rows = append(rows, c.own(a.rows)...)
+	}
+	return rows, nil
+}
+
+func (c *collecting) own(rows []row) []row {
+	return slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return !c.owns(r.at) })
+}
+
 // split asks by each value that a field of the rows has, those of rows that
 // this shows included, and returns all rows.
-func (c *collecting) split(ctx context.Context, q cwp.Query, split cwp.Split, rows []row) ([]row, error) {
-	asked := map[string]bool{}
-	for i := 0; i < len(rows); i++ { // rows grows
-		value := c.s.p.kind.Field(rows[i].item.Raw, split.Field)
-		if value == "" || asked[value] {
-			continue
+func (c *collecting) split(ctx context.Context, q cwp.Query, split cwp.Split, rows []row) (_ []row, err error) {
+	asked := map[string]bool{"": true}
+	for seen := 0; seen < len(rows); {
+		var values []string
+		for ; seen < len(rows); seen++ {
+			if v := c.s.p.kind.Field(rows[seen].item.Raw, split.Field); !asked[v] {
+				asked[v] = true
+				values = append(values, v)
+			}
 		}
-		asked[value] = true
-		q.Where = cwp.Where{Name: split.Filter, Value: value}
-		a, err := c.ask(ctx, q)
+		rows, err = c.each(ctx, rows, len(values), func(i int) cwp.Query {
+			q := q
+			q.Where = cwp.Where{Name: split.Filter, Value: values[i]}
+			return q
+		})
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, a.rows...)
 	}
 	return rows, nil
+}
+
+// The most requests of one reading that are made at the same time.
+const maxSideBySide = 8
+
+// sideBySide calls f with 0 to n-1, several at a time.
+func sideBySide(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxSideBySide)
+	for i := range n {
+		g.Go(func() error { return f(ctx, i) })
+	}
+	return g.Wait()
 }
 
 // splits are the filters that part rows into parts that fit one answer each,
@@ -250,82 +321,55 @@ func (s *sweep) splits(rows []row) []cwp.Split {
 	return out
 }
 
-// collected takes in an answer, waits for it, and adds its ids. stale reports
-// that an item was not judged.
-func (s *sweep) collected(ctx context.Context, a *answer, ids map[string]bool, owns func(int64) bool) (stale bool, err error) {
-	ch, err := s.take(ctx, a, owns)
-	if err != nil {
-		return false, err
-	}
-	unjudged := map[int64]bool{}
-	if err := s.settle(ctx, ch, unjudged); err != nil {
-		return false, err
-	}
-	for _, r := range a.rows {
-		if owns(r.at) && !unjudged[r.at] {
-			ids[r.item.ID] = true
-		}
-	}
-	return len(unjudged) > 0, nil
-}
-
 // collectTimeless reads the items without a sweep time when they fill the
 // first answer. No filter asks for them, so that they are paged by offset; how
-// many there are is what the list counts more than the times in it do.
+// many there are is where the times begin.
 func (s *sweep) collectTimeless(ctx context.Context) error {
-	limit := s.p.kind.MaxLimit
-	timeless := func(at int64) bool { return at == noTime }
-	due := int64(-1) // how many there are, once it was counted
-	return s.repeat(ctx, func(ctx context.Context) (map[string]bool, bool, error) {
-		ids := map[string]bool{}
-		var rows []row
-		ask := func(q cwp.Query) (*answer, error) {
-			q.Limit = limit
+	c := &collecting{
+		s: s, owns: func(at int64) bool { return at == noTime },
+		ask: func(ctx context.Context, q cwp.Query) (*answer, error) {
 			a, _, err := s.checked(ctx, q)
-			if err != nil {
-				return nil, err
-			}
-			for _, r := range a.rows {
-				if timeless(r.at) {
-					rows = append(rows, r)
-				}
-			}
-			_, err = s.collected(ctx, a, ids, timeless)
 			return a, err
+		},
+	}
+	timed, err := s.ask(ctx, cwp.Query{Sort: cwp.BySweepTime, Limit: 1, Begin: wallText(firstSecond)})
+	if err != nil {
+		return err
+	}
+	about := int(max(s.cert.TotalBefore-timed.total(), 0))
+	return c.repeat(ctx, func(ctx context.Context) (int64, bool, error) {
+		counted, rows, err := c.timesBegin(ctx, &about)
+		if err != nil || counted < 0 {
+			return counted, false, err
 		}
-		for offset := 0; ; offset += limit {
-			a, err := ask(cwp.Query{Offset: offset})
-			if err != nil {
-				return nil, false, err
-			}
-			if a.short || a.last() != noTime {
-				break
-			}
+		if rows, err = c.offsets(ctx, cwp.Query{}, rows, 0, counted); err != nil {
+			return -1, false, err
 		}
-		for _, split := range s.splits(rows) {
-			asked := map[string]bool{}
-			for i := 0; i < len(rows) && int64(len(ids)) < due; i++ { // rows grows
-				value := s.p.kind.Field(rows[i].item.Raw, split.Field)
-				if value == "" || asked[value] {
-					continue
-				}
-				asked[value] = true
-				if _, err := ask(cwp.Query{Where: cwp.Where{Name: split.Filter, Value: value}}); err != nil {
-					return nil, false, err
-				}
-			}
-		}
-		return ids, false, nil
-	}, func(ctx context.Context) (int64, error) {
-		all, err := s.ask(ctx, cwp.Query{Sort: cwp.BySweepTime, Limit: 1})
-		if err != nil {
-			return -1, err
-		}
-		timed, err := s.ask(ctx, cwp.Query{Sort: cwp.BySweepTime, Limit: 1, Begin: wallText(firstSecond)})
-		if err != nil || all.total() < 0 || timed.total() < 0 {
-			return -1, err
-		}
-		due = all.total() - timed.total()
-		return due, nil
+		return counted, false, c.byValues(ctx, cwp.Query{}, rows, counted)
 	})
+}
+
+// timesBegin asks for the answer in which items with a sweep time follow those
+// without one: where they begin is how many have none. about is where that may
+// be. It is -1 where no such answer could be had.
+func (c *collecting) timesBegin(ctx context.Context, about *int) (int64, []row, error) {
+	limit := c.s.p.kind.MaxLimit
+	for range maxCollects {
+		q := cwp.Query{Offset: max(*about-limit/2, 0)}
+		a, err := c.take(ctx, q)
+		if err != nil {
+			return -1, nil, err
+		}
+		rows := c.own(a.rows)
+		switch n := len(rows); {
+		case n == 0 && q.Offset > 0:
+			*about = q.Offset
+		case n == len(a.rows) && !a.short:
+			*about = q.Offset + limit
+		default:
+			*about = q.Offset + n
+			return int64(*about), rows, nil
+		}
+	}
+	return -1, nil, nil
 }

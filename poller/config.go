@@ -18,7 +18,7 @@ const DefaultKind = "risk_process"
 type Config struct {
 	Kinds         []string      `koanf:"kinds"`                 // rows of the registry of kinds; default risk_process
 	AccountID     string        `koanf:"account_id"`            // identity of the source's keys; default: asked of the API once
-	PollInterval  time.Duration `koanf:"poll_interval"`         // between head scans, default 15s, at least 1s
+	PollInterval  time.Duration `koanf:"poll_interval"`         // between head scans, default 15s, at least 1s; they come sooner while many events are new
 	SweepInterval time.Duration `koanf:"sweep_interval"`        // between the starts of sweeps, default 60s, at least poll_interval
 	Timezone      string        `koanf:"timezone"`              // zone of the API's wall times, default Asia/Shanghai
 	Dialect       string        `koanf:"handle_status_dialect"` // reading of HandleStatus: record (default) or filter

@@ -93,6 +93,7 @@ func (r *rig) records() []*event.Record {
 }
 
 func TestCertifiedSweepHoldsTheWholeQuietList(t *testing.T) {
+	t.Parallel()
 	for _, events := range []int{0, 1, 99, 100, 101, 1000, 5000, 20000} {
 		t.Run(fmt.Sprint(events), func(t *testing.T) {
 			r := newRig(t, 1, events)

@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -37,6 +38,7 @@ type sweep struct {
 	turnings []int64    // last sweep times of the answers read: where the list can be cut
 	rtt      time.Duration
 	excl     bool // BeginTime excludes the second it names
+	incl     bool // an answer of this sweep has shown that it includes it
 	endExcl  bool // EndTime does
 	records  int
 	collects int
@@ -152,13 +154,7 @@ func (s *sweep) take(ctx context.Context, a *answer, owns func(int64) bool) (<-c
 // wait adds up what became of answers, and asks again for the seconds of items
 // that could not be judged.
 func (s *sweep) wait(ctx context.Context, done []<-chan taken) error {
-	stale := map[int64]bool{}
-	for _, ch := range done {
-		if err := s.settle(ctx, ch, stale); err != nil {
-			return err
-		}
-	}
-	return s.again(ctx, stale)
+	return s.settleAll(ctx, done, map[int64]bool{})
 }
 
 func (s *sweep) settle(ctx context.Context, ch <-chan taken, stale map[int64]bool) error {
@@ -263,75 +259,68 @@ func (s *sweep) query() cwp.Query {
 	return cwp.Query{Sort: cwp.BySweepTime, Limit: s.p.kind.MaxLimit}
 }
 
-// A part is a piece of the time axis: behind lo, up to and including hi.
-type part struct{ lo, hi int64 }
+// A part is a piece of the time axis, both ends included.
+type part struct {
+	from, to int64
+	cursor   int64   // where reading begins
+	answer   *answer // what reading begins with; nil: nothing was asked yet
+}
 
-func (p part) owns(second int64) bool { return second > p.lo && second <= p.hi }
+func (p part) owns(second int64) bool { return second >= p.from && second <= p.to }
 
 // keyset reads the list by ascending sweep time from cursors, offset always 0,
-// in parts side by side.
+// in parts side by side. Crowded seconds are collected beside them.
 func (s *sweep) keyset(ctx context.Context, first *answer, f fault) error {
 	if f == faultCount {
 		s.doubt("withheld", "an answer holds fewer items than it counts")
 	}
-	cuts, err := s.cuts(ctx, first)
+	parts, err := s.parts(ctx, first)
 	if err != nil {
 		return err
 	}
-	s.cert.Parts = len(cuts) + 1
+	s.cert.Parts = len(parts)
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(s.workers() + 1)
-	lo := int64(noTime)
-	for i := 0; i <= len(cuts); i++ {
-		p := part{lo: lo, hi: endOfTime}
-		if i < len(cuts) {
-			p.hi, lo = cuts[i], cuts[i]
-		}
-		if i == 0 {
-			g.Go(func() error { return s.first(ctx, p, first) })
-			continue
-		}
-		g.Go(func() error { return s.part(ctx, p, p.lo, nil) })
+	collects := make(chan struct{}, maxBeside)
+	beside := func(collect func() error) {
+		g.Go(func() error {
+			select {
+			case collects <- struct{}{}:
+				defer func() { <-collects }()
+				return collect()
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}
+	for _, p := range parts {
+		g.Go(func() error { return s.walk(ctx, p, beside) })
 	}
 	return g.Wait()
 }
 
-// first reads the part that begins with the items without a time.
-func (s *sweep) first(ctx context.Context, p part, a *answer) error {
-	// noTime sorts before everything: the part owns it.
-	p.lo = math.MinInt64
-	owns := func(second int64) bool { return second <= p.hi }
-	if !a.short && a.last() == noTime {
-		if err := s.collectTimeless(ctx); err != nil {
-			return err
-		}
-		return s.walk(ctx, p, owns, firstSecond, nil)
-	}
-	return s.walk(ctx, p, owns, noTime, a)
-}
-
-func (s *sweep) part(ctx context.Context, p part, cursor int64, a *answer) error {
-	return s.walk(ctx, p, p.owns, cursor, a)
-}
+// The most crowded seconds that are collected at the same time.
+const maxBeside = 8
 
 // The most answers of one part that may wait for their commit.
 const maxUncommitted = 4
 
-// walk reads from cursor on, beginning with a if there is one, to the end of
-// the part.
-func (s *sweep) walk(ctx context.Context, p part, owns func(int64) bool, cursor int64, a *answer) error {
+// walk reads a part from its beginning to its end. beside runs what need not be
+// waited for to read on.
+func (s *sweep) walk(ctx context.Context, p part, beside func(func() error)) error {
 	stale := map[int64]bool{}
 	var waiting []<-chan taken
-	var repeat map[string]bool // ids of the last answer's last second
-	for {
+	// Bounds are not trusted: each answer must show something of the second that
+	// it was asked from.
+	proof := func(a *answer) bool { return a.has(p.cursor) }
+	for cursor, a := p.cursor, p.answer; ; a = nil {
 		var err error
 		if a == nil {
-			if a, err = s.next(ctx, cursor, repeat); err != nil {
+			if a, err = s.next(ctx, cursor, proof); err != nil {
 				return err
 			}
 		}
-		ch, err := s.take(ctx, a, owns)
+		ch, err := s.take(ctx, a, p.owns)
 		if err != nil {
 			return err
 		}
@@ -344,31 +333,35 @@ func (s *sweep) walk(ctx context.Context, p part, owns func(int64) bool, cursor 
 		}
 		last := a.last()
 		s.turned(last, len(a.rows))
-		if a.short || last > p.hi {
+		if a.short || last > p.to {
 			break
 		}
-		if last <= cursor {
-			// The second fills the whole answer, or (last < cursor) nothing of
-			// the answer can be read on from.
-			if last < cursor {
-				s.doubt("no-progress", "an answer ends before the second it was asked from")
-				break
+		switch {
+		case last == noTime && cursor == noTime:
+			beside(func() error { return s.collectTimeless(ctx) })
+			cursor, proof = firstSecond, func(*answer) bool { return true }
+		case last > cursor:
+			repeat := a.idsAt(last)
+			cursor, proof = last, func(a *answer) bool { return a.hasAny(repeat) }
+		case last < cursor:
+			s.doubt("no-progress", "an answer ends before the second it was asked from")
+			return s.settleAll(ctx, waiting, stale)
+		default: // the second fills the whole answer
+			if crowded := cursor; p.owns(crowded) {
+				beside(func() error { return s.collect(ctx, crowded) })
 			}
-			if owns(cursor) {
-				if err := s.collect(ctx, cursor); err != nil {
-					return err
-				}
-			}
-			cursor, repeat = cursor+1, nil
-			if cursor > p.hi {
-				break
-			}
-		} else {
-			cursor, repeat = last, a.idsAt(last)
+			cursor, proof = cursor+1, func(*answer) bool { return s.inclusive() }
 		}
-		a = nil
+		if cursor > p.to {
+			break
+		}
 	}
-	for _, ch := range waiting {
+	return s.settleAll(ctx, waiting, stale)
+}
+
+// settleAll is wait with seconds that are to be asked for again already.
+func (s *sweep) settleAll(ctx context.Context, done []<-chan taken, stale map[int64]bool) error {
+	for _, ch := range done {
 		if err := s.settle(ctx, ch, stale); err != nil {
 			return err
 		}
@@ -386,10 +379,9 @@ func (s *sweep) turned(last int64, items int) {
 	s.p.update(func(st *Status) { st.Progress.IDs += items })
 }
 
-// next asks for what lies from cursor on. Bounds are not trusted: the answer
-// must repeat an id of the last answer's last second. If it does not, either
-// BeginTime excludes the second it names, or those items are gone.
-func (s *sweep) next(ctx context.Context, cursor int64, repeat map[string]bool) (*answer, error) {
+// next asks for what lies from cursor on. An answer without proof that it was
+// asked from there may have an exclusive bound, or what would prove it is gone.
+func (s *sweep) next(ctx context.Context, cursor int64, proof func(*answer) bool) (*answer, error) {
 	ask := func(second int64) (*answer, error) {
 		q := s.query()
 		q.Begin = wallText(second)
@@ -403,8 +395,14 @@ func (s *sweep) next(ctx context.Context, cursor int64, repeat map[string]bool) 
 		s.setExclusive(false) // it shows the second it was asked from
 	}
 	a, err := ask(cursor)
-	if err != nil || repeat == nil || a.hasAny(repeat) {
-		return a, err
+	if err != nil {
+		return nil, err
+	}
+	if a.has(cursor) {
+		s.setInclusive()
+	}
+	if proof(a) {
+		return a, nil
 	}
 	b, err := ask(cursor - 1)
 	switch {
@@ -424,74 +422,101 @@ func (s *sweep) exclusive() bool {
 	return s.excl
 }
 
+func (s *sweep) inclusive() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.incl
+}
+
+func (s *sweep) setInclusive() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.incl = true
+}
+
 func (s *sweep) setExclusive(v bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.excl = v
 }
 
-// Bounds of the number of parts read side by side, and the least length of one.
+// Bounds of the number of parts, and the least length of one.
 const (
-	maxWorkers   = 16
-	pagesPerPart = 6
+	minParts     = 4
+	maxParts     = maxBoundaries
+	pagesPerPart = 3
 )
 
-// workers is how many requests must be under way to use the whole budget.
-func (s *sweep) workers() int {
+// width is how many parts are read side by side: twice as many requests as must
+// be under way to use the whole budget, so that parts may end at different
+// times. Others wait for the budget, not for each other.
+func (s *sweep) width(pages int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return min(max(int(math.Ceil(s.p.opt.Rate*s.rtt.Seconds()*1.3)), 1), maxWorkers)
+	underWay := int(math.Ceil(s.p.opt.Rate * s.rtt.Seconds()))
+	return min(max(2*underWay, minParts), maxParts, pages/pagesPerPart)
 }
 
-// cuts are the sweep times at which the list is cut into parts of like size:
-// those remembered of the last sweep, or, for a list that was never read,
-// those that the API shows at even offsets. They only share out the work;
-// nothing depends on their being right.
-func (s *sweep) cuts(ctx context.Context, first *answer) ([]int64, error) {
-	workers := s.workers()
-	pages := int(first.total()) / s.p.kind.MaxLimit
-	parts := min(2*workers, pages/pagesPerPart)
-	if workers < 2 || parts < 2 {
-		return nil, nil
+// parts cuts the list into parts of like size, at places remembered of the last
+// sweep, or, for a list that was never read, at what the API shows at even
+// offsets. The cuts only share out the work; nothing depends on their being
+// right.
+func (s *sweep) parts(ctx context.Context, first *answer) ([]part, error) {
+	begin := part{from: noTime, to: endOfTime, cursor: noTime, answer: first}
+	n := s.width(int(first.total()) / s.p.kind.MaxLimit)
+	if n < 2 {
+		return []part{begin}, nil
 	}
 	var known []string
 	if err := s.in.do(ctx, func() error { known = s.in.source.Boundaries; return nil }); err != nil {
 		return nil, err
 	}
-	var cuts []int64
-	if len(known) >= parts-1 {
-		for i := 1; i < parts; i++ {
-			cuts = append(cuts, wallSecond(known[i*len(known)/parts], s.p.loc))
+	var cuts []part
+	if len(known) >= n-1 {
+		for i := 1; i < n; i++ {
+			// Answers ended there: the part before it ends with such an answer.
+			second := wallSecond(known[i*len(known)/n], s.p.loc)
+			cuts = append(cuts, part{from: second, cursor: second})
 		}
 	} else {
 		var err error
-		if cuts, err = s.probe(ctx, parts, first.total()); err != nil {
+		if cuts, err = s.probe(ctx, n, first.total()); err != nil {
 			return nil, err
 		}
 	}
-	from := first.last()
-	slices.Sort(cuts)
-	cuts = slices.Compact(cuts)
-	return slices.DeleteFunc(cuts, func(c int64) bool { return c <= from }), nil
+	slices.SortFunc(cuts, func(a, b part) int { return cmp.Compare(a.from, b.from) })
+	parts := []part{begin}
+	for _, p := range cuts {
+		before := &parts[len(parts)-1]
+		if p.from <= max(before.from, first.last()) {
+			continue
+		}
+		before.to, p.to = p.from-1, endOfTime
+		parts = append(parts, p)
+	}
+	return parts, nil
 }
 
-func (s *sweep) probe(ctx context.Context, parts int, total int64) ([]int64, error) {
-	cuts := make([]int64, parts-1)
+// probe asks for pages at even offsets. Each begins a part: it holds all that
+// lies between its first second and its last.
+func (s *sweep) probe(ctx context.Context, n int, total int64) ([]part, error) {
+	parts := make([]part, n-1) // those without a place to begin at are left at zero: before everything
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(maxWorkers)
-	for i := range cuts {
+	for i := range parts {
 		g.Go(func() error {
-			a, err := s.ask(ctx, cwp.Query{
-				Sort: cwp.BySweepTime, Offset: int(total) * (i + 1) / parts, Limit: 1,
-			})
+			q := s.query()
+			q.Offset = int(total) * (i + 1) / n
+			a, err := s.sound(ctx, q)
 			if err != nil {
 				return err
 			}
-			cuts[i] = a.last()
+			if first := a.first(); first != endOfTime {
+				parts[i] = part{from: first + 1, cursor: first, answer: a}
+			}
 			return nil
 		})
 	}
-	return cuts, g.Wait()
+	return parts, g.Wait()
 }
 
 // The most places that are remembered to cut the next sweep at.
