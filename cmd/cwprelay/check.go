@@ -143,9 +143,10 @@ a default gave it, with what ${...} took it from. With keys: only what is below
 them.`,
 		Example: "  cwprelay config explain sinks.soc state",
 		RunE: func(_ *cobra.Command, keys []string) error {
-			values, err := config.Explain(a.flags.options(p))
+			opt := a.flags.options(p)
+			values, err := config.Explain(opt)
 			if err != nil {
-				return badConfig(err)
+				return badConfig(opt.Path, err)
 			}
 			below := func(v config.Value) bool {
 				return len(keys) == 0 || slices.ContainsFunc(keys, func(k string) bool { return v.Path == k || strings.HasPrefix(v.Path, k+".") })

@@ -58,15 +58,21 @@ func (f *configFlags) options(p process) config.Options {
 }
 
 func (f *configFlags) load(p process) (*config.Config, error) {
-	cfg, err := config.Load(f.options(p))
+	opt := f.options(p)
+	cfg, err := config.Load(opt)
 	if err != nil {
-		return nil, badConfig(err)
+		return nil, badConfig(opt.Path, err)
 	}
 	return cfg, nil
 }
 
-func badConfig(err error) error {
-	return exit(exitConfig, fmt.Errorf("the configuration cannot be used:\n%w", err))
+func badConfig(path string, err error) error {
+	if path == systemConfig { // nobody needs to have named it
+		path = " " + path
+	} else {
+		path = ""
+	}
+	return exit(exitConfig, fmt.Errorf("the configuration%s cannot be used:\n%w", path, err))
 }
 
 func runCommand(p process) *cobra.Command {

@@ -108,14 +108,19 @@ func (s *Sink) whole(err error, ends []line, failed map[int]error) error {
 	return partial(failed)
 }
 
-// Probe opens the file as Send would.
+// Probe opens the file as Send would. One that was not there is not there
+// afterwards: whoever asks may be another user than whoever will write.
 func (s *Sink) Probe(ctx context.Context) (string, error) {
 	if err := begin(ctx); err != nil {
 		return "", err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	_, before := os.Lstat(s.cfg.Path)
 	size, err := s.ready(0)
+	if err == nil && errors.Is(before, fs.ErrNotExist) {
+		err = errors.Join(s.close(), os.Remove(s.cfg.Path))
+	}
 	if err != nil {
 		return "", class(err)
 	}
