@@ -19,6 +19,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
 
 	"github.com/cwprelay/cwprelay/cwp/emulator"
 	"github.com/cwprelay/cwprelay/sinks/splunkhec/hectest"
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 		}
 		main()
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // A stage is an emulated API, an emulated Splunk, and a configuration that
