@@ -185,8 +185,12 @@ func (d *destination) handler(next http.Handler) http.Handler {
 			n = d.arrived - before
 			d.request(n)
 			// An answer that is lost, or that refuses what comes behind, brings the
-			// same records again.
+			// same records again; where records are confirmed later than answered,
+			// also those whose confirmation is lost.
 			if fate == "lose" || answer.Code >= http.StatusBadRequest {
+				if d.late {
+					n = d.window * batch
+				}
 				d.allowed += n
 			}
 		}

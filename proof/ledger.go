@@ -247,14 +247,18 @@ func (l *ledger) having(r *record) []string {
 }
 
 // ordered checks that the changes of each event were told in the order in
-// which they were true: no older answer ever undid a newer one.
+// which they were true, and not before they were: no older answer ever undid a
+// newer one.
 func (l *ledger) ordered() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for key, h := range l.events {
-		versions := l.worlds[key.account].History(key.id)
+		w := l.worlds[key.account]
+		versions := w.History(key.id)
 		for _, r := range h.records {
-			i := slices.IndexFunc(versions, func(v emulator.Version) bool { return v.Shown && v.Status == r.status })
+			i := slices.IndexFunc(versions, func(v emulator.Version) bool {
+				return v.Shown && v.Status == r.status && (r.observed.IsZero() || !w.At(v.From).After(r.observed))
+			})
 			if i < 0 {
 				l.e.broke("the changes of event %s were told in an order that was never true, up to %s", key.id, r.arrival)
 				break

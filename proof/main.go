@@ -70,6 +70,7 @@ type options struct {
 	keep   bool
 
 	duration time.Duration // of the soak; 0: as the form says
+	rate     int           // of the soak; 0: as documented
 	mutation string        // a part of the names of the mutations; empty: all
 	names    []string
 }
@@ -89,6 +90,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.BoolVar(&o.long, "long", false, "the long form: hours, not minutes")
 	flags.Uint64Var(&o.seed, "seed", 0, "of everything random; 0: a new one, which is reported")
 	flags.DurationVar(&o.duration, "for", 0, "how long the soak runs; 0: as its form says")
+	flags.IntVar(&o.rate, "rate", 0, "changes a second of the soak; 0: 2,000")
 	flags.StringVar(&o.mutation, "mutation", "", "only the mutations whose name holds this text")
 	flags.StringVar(&o.output, "output", "text", "text or json")
 	flags.BoolVar(&o.keep, "keep", false, "keep the working files of proofs that held too")
@@ -169,7 +171,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func (p proof) carryOut(ctx context.Context, o options, root string, progress io.Writer) *result {
 	e := &evidence{
 		result: result{Name: p.name, Promise: p.promise, Seed: o.seed, Long: o.long},
-		root:   root, progress: progress, duration: o.duration, mutation: o.mutation,
+		root:   root, progress: progress, duration: o.duration, rate: o.rate, mutation: o.mutation,
 	}
 	began := time.Now()
 	err := func() (err error) {

@@ -18,13 +18,13 @@ func mutations() []mutation {
 		_, err := in.p.opt.Journal.Append(`},
 		}},
 		{"a change of status is no news", "crash", []edit{
-			{"dedupe/dedupe.go", "return Changed, moved", "return Known, moved"},
+			{"dedupe/table.go", "return Changed, moved, true", "return Known, moved, true"},
 		}},
 		{"an event that is open again is no news", "crash", []edit{
-			{"dedupe/dedupe.go", "case e.state.Status.Code != sight.Status:", "case e.state.Status.Code < sight.Status:"},
+			{"dedupe/table.go", "case t.statuses[r.status&placeMask].Code != sight.Status:", "case t.statuses[r.status&placeMask].Code < sight.Status:"},
 		}},
 		{"an older answer undoes a newer one", "network", []edit{
-			{"dedupe/dedupe.go", "case e.changed.After(sight.SentAt):", "case false:"},
+			{"dedupe/table.go", "case r.since() > 0 && r.since() > t.micros(sight.SentAt):", "case false:"},
 		}},
 		{"what was stored is not remembered until the next start", "crash", []edit{
 			{"poller/intake.go", "		in.set.Put(sight, p.changes[i].State, p.at[i])", "		_ = sight"},
@@ -56,7 +56,7 @@ func mutations() []mutation {
 
 		// delivery
 		{"the cursor moves before the answer", "crash", []edit{
-			{"delivery/run.go", "	go r.attempt(res, msgs, Deadline(r.w.sink, r.w.cfg))", "	r.done(j.items)\n	if err := r.store(); err != nil {\n		return err\n	}\n	go r.attempt(res, msgs, Deadline(r.w.sink, r.w.cfg))"},
+			{"delivery/run.go", "	go r.attempt(res, msgs, timeout)", "	r.done(j.items)\n	if err := r.store(); err != nil {\n		return err\n	}\n	go r.attempt(res, msgs, timeout)"},
 		}},
 		{"no answer counts as success", "crash", []edit{
 			{"delivery/outcome.go", "	if err == nil {\n		return outcome{accepted: j.items, label: \"ok\"}", "	if err == nil || !sinks.IsAnswer(err) && sinks.ClassOf(err) == sinks.ClassRetry {\n		return outcome{accepted: j.items, label: \"ok\"}"},
@@ -105,14 +105,14 @@ func mutations() []mutation {
 
 		// what grows
 		{"each attempt leaves a goroutine", "soak", []edit{
-			{"delivery/run.go", "	go r.attempt(res, msgs, Deadline(r.w.sink, r.w.cfg))", "	go func() { select {} }()\n	go r.attempt(res, msgs, Deadline(r.w.sink, r.w.cfg))"},
+			{"delivery/run.go", "	go r.attempt(res, msgs, timeout)", "	go func() { select {} }()\n	go r.attempt(res, msgs, timeout)"},
 		}},
 		{"every record stays in memory", "soak", []edit{
 			{"delivery/reader.go", "	b.arena, it.body = arena, body(arena, from)", "	b.arena, it.body = arena, body(arena, from)\n	kept = append(kept, string(it.body))"},
 			{"delivery/reader.go", "// refusedMax is", "var kept []string\n\n// refusedMax is"},
 		}},
 		{"each batch leaves a file open", "soak", []edit{
-			{"delivery/run.go", "	go r.attempt(res, msgs, Deadline(r.w.sink, r.w.cfg))", "	f, _ := os.Open(os.DevNull)\n	leak = append(leak, f)\n	go r.attempt(res, msgs, Deadline(r.w.sink, r.w.cfg))"},
+			{"delivery/run.go", "	go r.attempt(res, msgs, timeout)", "	f, _ := os.Open(os.DevNull)\n	leak = append(leak, f)\n	go r.attempt(res, msgs, timeout)"},
 			{"delivery/run.go", "import (\n", "import (\n\t\"os\"\n"},
 			{"delivery/run.go", "// A suspect is a record", "var leak []*os.File\n\n// A suspect is a record"},
 		}},

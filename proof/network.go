@@ -34,13 +34,28 @@ func network(ctx context.Context, e *evidence) error {
 	between := newProxies()
 	defer between.close()
 	r, err := newRig(ctx, e, rigConfig{
-		apis:  []emulator.Config{{Events: 600, Rate: 40, Seed: e.Seed}},
+		apis:  []emulator.Config{{Events: 250, Rate: 10, Seed: e.Seed}},
 		front: between.front, sink: ", timeout: 3s",
 	})
 	if err != nil {
 		return err
 	}
 	defer r.close()
+	// Answers of the API overtake each other all the time, many events change
+	// their status while they are read, and one second holds more of them than
+	// an answer does.
+	api := r.sources[0].api
+	api.SetFaults(emulator.Faults{Jitter: 400 * time.Millisecond})
+	api.Change(func(w *emulator.World) { w.Burst(130, time.Now()) })
+	changing, stop := context.WithCancel(ctx)
+	defer stop()
+	r.running.Go(func() {
+		random := rand.New(rand.NewPCG(e.Seed, 21))
+		ops := []emulator.Op{emulator.OpProgress, emulator.OpReopen, emulator.OpIgnore}
+		for ; changing.Err() == nil; sleep(changing, 10*time.Millisecond) {
+			api.Change(func(w *emulator.World) { w.Do(ops[random.IntN(len(ops))], time.Now()) })
+		}
+	})
 	schedule := plan(e.Seed, sorted(between.links), duration)
 	if err := write(filepath.Join(e.dir, "schedule.txt"), schedule); err != nil {
 		return err
@@ -53,6 +68,8 @@ func network(ctx context.Context, e *evidence) error {
 	if err != nil {
 		return err
 	}
+	stop()
+	api.SetFaults(emulator.Faults{})
 	if err := r.failures(ctx); err != nil {
 		return err
 	}

@@ -99,6 +99,7 @@ type evidence struct {
 	dir      string // the proof's own, empty; removed when it held
 	progress io.Writer
 	duration time.Duration // of the soak; 0: as the form says
+	rate     int           // of the soak; 0: as documented
 	mutation string        // a part of the names of the mutations; empty: all
 
 	mu  sync.Mutex // guards result and bin

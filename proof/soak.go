@@ -33,9 +33,9 @@ func soakProof() proof {
 
 // What the soak does.
 const (
-	soakRate    = 2000 // changes of status a second, over all sources
-	soakSources = 6    // the API gives at most 100 events in each of 20 requests a second
-	soakEvents  = 5000 // of each source
+	soakRate   = 2000 // changes of status a second, over all sources, unless --rate says otherwise
+	sourceRate = 350  // of one source at most: the API gives 100 events in each of 20 requests a second
+	soakEvents = 5000 // of each source
 )
 
 // A sample is what the daemon used at one moment.
@@ -54,7 +54,8 @@ func soak(ctx context.Context, e *evidence) error {
 		endless: true, batch: 1000, state: ", retention: 1m",
 		settings: "poll_interval: 1s, sweep_interval: 30s",
 	}
-	for i := range soakSources {
+	rate := cmp.Or(e.rate, soakRate)
+	for i := range (rate + sourceRate - 1) / sourceRate {
 		cfg.apis = append(cfg.apis, emulator.Config{Seed: e.Seed + uint64(i)})
 	}
 	r, err := newRig(ctx, e, cfg)
@@ -82,7 +83,7 @@ func soak(ctx context.Context, e *evidence) error {
 	busy, stop := context.WithTimeout(ctx, duration)
 	defer stop()
 	for _, src := range r.sources {
-		running.Go(func() { s.change(busy, src.api) })
+		running.Go(func() { s.change(busy, src.api, float64(rate)/float64(len(r.sources))) })
 	}
 	running.Go(func() { s.outages(busy, cycle) })
 	if err := s.watch(busy, every); err != nil {
@@ -103,7 +104,7 @@ func soak(ctx context.Context, e *evidence) error {
 	if code := d.terminate(); code != 0 {
 		e.broke("the daemon ended with code %d after SIGTERM; its log is %s", code, r.logs.path)
 	}
-	e.did("ran the built binary for %s with %d sources of %d events each, whose status changed %d times a second in all; a few events came and went", duration, soakSources, soakEvents, soakRate)
+	e.did("ran the built binary for %s with %d sources of %d events each, whose status changed %d times a second in all; a few events came and went", duration, len(r.sources), soakEvents, rate)
 	e.did("fed %d sinks of %d kinds; one after the other was down for the first third of each %s, %d times in all", len(r.dests), 6, cycle, s.outage)
 	e.did("compared every record at every sink with the truth of the emulated APIs, for every certified sweep, while it ran; sampled the process every %s", every)
 	e.count("changes a second", math.Round(float64(s.changes)/duration.Seconds()))
@@ -130,10 +131,9 @@ type soaking struct {
 // change lets a list change its share of the rate. Three of five events have
 // nine of ten changes; the others keep a status for a minute, longer than a
 // sweep lasts. Now and then an event goes and another comes.
-func (s *soaking) change(ctx context.Context, api *emulator.Server) {
+func (s *soaking) change(ctx context.Context, api *emulator.Server, share float64) {
 	ids := api.World().IDs()
 	slices.Sort(ids)
-	const share = float64(soakRate) / soakSources
 	fast, slow := &ring{ids: ids[:len(ids)*3/5], rate: share * 0.9}, &ring{ids: ids[len(ids)*3/5:], rate: share * 0.1}
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
