@@ -35,11 +35,12 @@ type Figures struct {
 	EventsPerSecond float64 `json:"events_per_second"` // of that time
 	CPUSeconds      float64 `json:"cpu_seconds"`       // of the whole process, user and system
 	CPUPerMillion   float64 `json:"cpu_seconds_per_million"`
-	PeakRSS         float64 `json:"peak_rss_mib"`  // resident at most, pages of mapped files included
-	PeakAnon        float64 `json:"peak_anon_mib"` // resident at most without pages of files; sampled
-	Requests        int64   `json:"requests"`      // to the API, or pages pushed
-	SentMiB         float64 `json:"sent_mib"`      // to the destination, as it was sent
-	StartSeconds    float64 `json:"start_seconds"` // from the start of the process to its first request
+	PeakRSS         float64 `json:"peak_rss_mib"`      // resident at most, pages of mapped files included
+	PeakAnon        float64 `json:"peak_anon_mib"`     // resident at most without pages of files; sampled
+	Requests        int64   `json:"requests"`          // to the API, or pages pushed
+	SentMiB         float64 `json:"sent_mib"`          // to the destination, as it was sent
+	StartSeconds    float64 `json:"start_seconds"`     // from the start of the process to its first request
+	StartCPU        float64 `json:"start_cpu_seconds"` // what it had used by then
 	IdlePercent     float64 `json:"idle_cpu_percent,omitzero"`
 }
 
@@ -190,7 +191,7 @@ func (h *harness) runOnce(ctx context.Context, binary, state, source string) (Fi
 	}
 	f := p.figures()
 	first := time.Unix(0, h.api.first.Load())
-	f.StartSeconds = first.Sub(p.began).Seconds()
+	f.StartSeconds, f.StartCPU = first.Sub(p.began).Seconds(), p.startCPU.Seconds()
 	f.Requests = h.api.requests.Load()
 	var last time.Time
 	f.Events, last = h.dest.count()
@@ -255,13 +256,14 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // A program is a running command.
 type program struct {
-	cmd    *exec.Cmd
-	output bytes.Buffer
-	began  time.Time
-	ended  time.Time
-	done   chan error
-	anon   int64 // KiB at most
-	result error
+	cmd      *exec.Cmd
+	output   bytes.Buffer
+	began    time.Time
+	ended    time.Time
+	done     chan error
+	anon     int64         // KiB at most
+	startCPU time.Duration // when the first request was seen
+	result   error
 }
 
 // start starts a command and watches its memory.
@@ -295,6 +297,9 @@ func (h *harness) start(ctx context.Context, argv []string, env ...string) (*pro
 				return
 			case <-tick.C:
 				p.anon = max(p.anon, p.status("RssAnon"))
+				if p.startCPU == 0 && h.api != nil && h.api.first.Load() != 0 {
+					p.startCPU = p.cpu()
+				}
 			}
 		}
 	}()
@@ -396,6 +401,7 @@ func medians(runs []Figures) Figures {
 		Requests:        int64(of(func(f *Figures) float64 { return float64(f.Requests) })),
 		SentMiB:         of(func(f *Figures) float64 { return f.SentMiB }),
 		StartSeconds:    of(func(f *Figures) float64 { return f.StartSeconds }),
+		StartCPU:        of(func(f *Figures) float64 { return f.StartCPU }),
 		IdlePercent:     of(func(f *Figures) float64 { return f.IdlePercent }),
 	}
 }

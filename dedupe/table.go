@@ -79,12 +79,8 @@ func secondOf(text string) (uint32, bool) {
 	if text == "" {
 		return 0, true
 	}
-	t, ok := event.ParseTime(text, time.UTC)
-	second := t.Unix()
-	if !ok || len(text) != len(event.WallLayout) || second <= 0 || second > math.MaxUint32 || textOf(uint32(second)) != text {
-		return 0, false
-	}
-	return uint32(second), true
+	second, ok := event.WallSecond(text)
+	return uint32(second), ok && second <= math.MaxUint32
 }
 
 func textOf(second uint32) string {

@@ -18,8 +18,8 @@ const WallLayout = "2006-01-02 15:04:05"
 // 3339 with an offset, and Go's "-0700 CST" form; leading spaces occur.
 func ParseTime(text string, loc *time.Location) (time.Time, bool) {
 	text = strings.TrimSpace(text)
-	if t, ok := parseWall(text, loc); ok {
-		return t, true
+	if w, ok := parseWall(text); ok {
+		return w.in(loc), true
 	}
 	var t time.Time
 	var err error
@@ -41,26 +41,38 @@ func ParseTime(text string, loc *time.Location) (time.Time, bool) {
 	return t, true
 }
 
+// WallSecond is a text in exactly WallLayout as seconds since 1970, reckoned as
+// if it were UTC. It is false for everything else, and for what is before 1971.
+func WallSecond(text string) (int64, bool) {
+	w, ok := parseWall(text)
+	return w.in(time.UTC).Unix(), ok
+}
+
+// A wall is a wall time by its parts.
+type wall struct{ year, month, day, hour, minute, second int }
+
+func (w wall) in(loc *time.Location) time.Time {
+	return time.Date(w.year, time.Month(w.month), w.day, w.hour, w.minute, w.second, 0, loc)
+}
+
 // parseWall reads a wall time that begins after the year 1970, as ParseTime
 // does: each event bears two. It is false for everything else.
-func parseWall(text string, loc *time.Location) (time.Time, bool) {
+func parseWall(text string) (w wall, ok bool) {
 	if len(text) != len(WallLayout) || text[4] != '-' || text[7] != '-' || text[10] != ' ' || text[13] != ':' || text[16] != ':' {
-		return time.Time{}, false
+		return w, false
 	}
-	ok := true
+	ok = true
 	two := func(i int) int {
 		a, b := text[i]-'0', text[i+1]-'0'
 		ok = ok && a <= 9 && b <= 9
 		return int(a)*10 + int(b)
 	}
-	year := two(0)*100 + two(2)
-	month, day := time.Month(two(5)), two(8)
-	hour, minute, second := two(11), two(14), two(17)
-	if !ok || year <= 1970 || month < time.January || month > time.December || day < 1 || day > 28 && day > daysIn(month, year) ||
-		hour > 23 || minute > 59 || second > 59 {
-		return time.Time{}, false
+	w = wall{two(0)*100 + two(2), two(5), two(8), two(11), two(14), two(17)}
+	if !ok || w.year <= 1970 || w.month < 1 || w.month > 12 || w.day < 1 || w.day > 28 && w.day > daysIn(time.Month(w.month), w.year) ||
+		w.hour > 23 || w.minute > 59 || w.second > 59 {
+		return wall{}, false
 	}
-	return time.Date(year, month, day, hour, minute, second, 0, loc), true
+	return w, true
 }
 
 func daysIn(month time.Month, year int) int {

@@ -111,7 +111,8 @@ func (f *File) Get(ctx context.Context, seq uint64) (rec *event.Record, err erro
 
 // States returns keys of one account and kind in order.
 func (f *File) States(ctx context.Context, account, kind, afterID string, limit int) ([]KeyState, error) {
-	var out []KeyState
+	const most = 4096
+	out := make([]KeyState, 0, min(limit, most))
 	damaged := 0
 	err := f.view(func(tx *bolt.Tx) error {
 		prefix := joinKey(account, kind, "")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cwprelay/cwprelay/cwp"
 	"github.com/cwprelay/cwprelay/dedupe"
@@ -78,25 +79,40 @@ func newIntake(ctx context.Context, p *Poller, lease journal.Lease, source journ
 	return in, in.adopt(ctx)
 }
 
-// load fills the set from the journal.
+// loadMost is how many states are read at once.
+const loadMost = 2000
+
+// load fills the set from the journal, which is read on meanwhile.
 func (in *intake) load(ctx context.Context) error {
 	set := dedupe.New()
-	after := ""
-	for {
-		states, err := in.p.opt.Journal.States(ctx, in.source.Account, in.p.kind.Name, after, 10_000)
-		if err != nil {
-			return fmt.Errorf("load the known events of source %s: %w", in.source.Source, err)
+	read := make(chan []journal.KeyState, 2)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(read)
+		after := ""
+		for {
+			states, err := in.p.opt.Journal.States(ctx, in.source.Account, in.p.kind.Name, after, loadMost)
+			if err != nil || len(states) == 0 {
+				return err
+			}
+			after = states[len(states)-1].Key.ID
+			select {
+			case read <- states:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
+	})
+	for states := range read {
 		for _, ks := range states {
 			st := ks.State
 			st.Status = in.p.kind.Status(in.p.cfg.Dialect, st.Status.Code) // the dialect may have changed
 			st.Tracked = remap(st.Tracked, in.source.ChangedOn, in.tracked)
 			set.Load(ks.Key.ID, st)
-			after = ks.Key.ID
 		}
-		if len(states) == 0 {
-			break
-		}
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("load the known events of source %s: %w", in.source.Source, err)
 	}
 	in.set, in.loaded = set, true
 	in.p.update(func(s *Status) { s.Known = set.Len() })
