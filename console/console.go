@@ -79,7 +79,7 @@ type Server struct {
 // New makes a console. It listens to nothing yet.
 func New(opt Options) *Server {
 	return &Server{opt: opt, policy: policy(), history: &history{}, page: template.Must(template.New("page").Funcs(template.FuncMap{
-		"age": age, "size": Size, "took": took,
+		"age": age, "size": Size, "took": took, "counts": counts,
 	}).Parse(pageText))}
 }
 

@@ -97,7 +97,7 @@ func TestPageShowsSweepsAndSinks(t *testing.T) {
 			return []poller.Status{{Source: "prod", Kind: "risk_process", Account: "13", Known: 7}}
 		},
 		Sinks: func() []delivery.Status {
-			return []delivery.Status{{Name: "soc", State: delivery.Behind, Behind: 3, Oldest: now.Add(-time.Minute), Dead: 2, Replay: &delivery.Replay{After: 4, Until: 9}}}
+			return []delivery.Status{{Name: "soc", State: delivery.Retrying, HeartbeatError: "403 <b>", Behind: 3, Oldest: now.Add(-time.Minute), Dead: 2, Replay: &delivery.Replay{After: 4, Until: 9}}}
 		},
 		Journal: func(context.Context) (journal.Status, error) {
 			return journal.Status{Bytes: 3 << 20, MaxBytes: 8 << 30, Gaps: make([]journal.Gap, 1)}, nil
@@ -107,14 +107,14 @@ func TestPageShowsSweepsAndSinks(t *testing.T) {
 				t.Errorf("asked for %d sweeps of %s/%s", limit, source, kind)
 			}
 			return []journal.Certificate{
-				{Started: now.Add(-time.Second), Ended: now, Certified: true, Requests: 11, IDs: 1100, Records: 40},
+				{Started: now.Add(-time.Second), Ended: now, Certified: true, TotalBefore: 9, TotalAfter: 10, Requests: 11, IDs: 1100, Records: 40},
 				{Started: now.Add(-2 * time.Second), Ended: now, Reason: "withheld", Detail: "<b>no list</b>", Records: 10},
 			}, nil
 		},
 	})
 	page := get(t, s, "localhost", "/").Body.String()
 	for _, want := range []string{
-		"certified", "withheld", "&lt;b&gt;no list&lt;/b&gt;", "width:100%", "width:25%", "3 MiB of 8 GiB", "1 gaps", "replay #4 of #9", "1m0s ago", ">1100<",
+		"certified", "withheld", "&lt;b&gt;no list&lt;/b&gt;", "width:100%", "width:25%", "3 MiB of 8 GiB", "1 gaps", "replay #4 of #9", "heartbeat not accepted: 403 &lt;b&gt;", "1 min 0 s ago", ">1100<", "retrying", "9 → 10",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("no %q in:\n%s", want, page)
@@ -168,9 +168,9 @@ func TestPageShowsTheLastEventsAsText(t *testing.T) {
 		}
 		for _, want := range []string{
 			`(?s)event9.*event8.*event7`,
-			`(?s)>event9[^\n]*<td class="good">settled</td><td class="good">settled</td>`,
-			`(?s)>event8[^\n]*<td class="some">waits</td><td class="bad">dead letter</td>`,
-			`(?s)>event7[^\n]*<td class="good">settled</td><td class="good">settled</td>`,
+			`(?s)>event9[^\n]*<td class="p good"><span class="phone">soc </span>✓<span class="sr">settled</span></td><td class="p good"><span class="phone">hook </span>✓<span class="sr">settled</span></td>`,
+			`(?s)>event8[^\n]*<td class="p some"><span class="phone">soc </span>…<span class="sr">waits</span></td><td class="p bad"><span class="phone">hook </span>✕<span class="sr">dead letter</span></td>`,
+			`(?s)>event7[^\n]*<td class="p good"><span class="phone">soc </span>✓<span class="sr">settled</span></td><td class="p good"><span class="phone">hook </span>✓<span class="sr">settled</span></td>`,
 		} {
 			if !regexp.MustCompile(want).MatchString(page) {
 				t.Errorf("no %s in:\n%s", want, page)

@@ -97,14 +97,17 @@ func (h *history) rate(sink string) string {
 	return perSecond(grown(first.settled[sink], last.settled[sink]), last.at.Sub(first.at))
 }
 
-// budget says how much of its requests a source used in the last minute.
-func (h *history) budget(source, kind string) string {
+// budget says how much of its requests a source used in the last minute, also
+// in percent.
+func (h *history) budget(source, kind string) (text string, used int) {
 	first, last, ok := h.recent()
 	name := source + "/" + kind
 	if !ok || last.allowed[name] == 0 {
-		return ""
+		return "", 0
 	}
-	return fmt.Sprintf("%s of %.3g requests/s", perSecond(grown(first.sent[name], last.sent[name]), last.at.Sub(first.at)), last.allowed[name])
+	sent, over := grown(first.sent[name], last.sent[name]), last.at.Sub(first.at)
+	return fmt.Sprintf("%s of %.3g requests/s", perSecond(sent, over), last.allowed[name]),
+		percent(float64(sent)/max(over.Seconds(), 1), last.allowed[name])
 }
 
 // grown is how much a count has grown; one that fell began anew.
@@ -115,7 +118,10 @@ func perSecond(n uint64, d time.Duration) string {
 }
 
 // A plot is one line of the history.
-type plot struct{ Title, Now, Most, Span, Color, Path string }
+type plot struct {
+	Title, Now, Most, Span, Color string
+	Path, Area                    string // the line, and what is below it
+}
 
 // plots are in, out and lag over the time that was sampled; none before that is
 // two samples.
@@ -137,27 +143,29 @@ func (h *history) plots() []plot {
 		}
 		out, lag = append(out, float64(sum)/d), append(lag, s.lag.Seconds())
 	}
-	span := list[len(list)-1].at.Sub(list[0].at).Round(time.Second).String()
+	over := span(list[len(list)-1].at.Sub(list[0].at))
 	rate := func(v float64) string { return fmt.Sprintf("%.3g/s", v) }
-	seconds := func(v float64) string {
-		return time.Duration(v * float64(time.Second)).Round(time.Second).String()
-	}
+	seconds := func(v float64) string { return span(time.Duration(v * float64(time.Second))) }
 	return []plot{
-		line("Taken in", "in", span, in, rate),
-		line("Settled by all sinks", "out", span, out, rate),
-		line("Oldest waiting record", "lag", span, lag, seconds),
+		line("Taken in", "in", over, in, rate),
+		line("Settled by all sinks", "out", over, out, rate),
+		line("Oldest waiting record", "lag", over, lag, seconds),
 	}
 }
 
 // line draws values, the newest at the right edge.
-func line(title, color, span string, values []float64, text func(float64) string) plot {
+func line(title, color, over string, values []float64, text func(float64) string) plot {
 	const width, height = 360.0, 60.0
 	spaces := max(len(values), samplesLeast) - 1
 	most := slices.Max(values)
+	first := width - width*float64(len(values)-1)/float64(spaces)
 	var path strings.Builder
 	for i, v := range values {
 		x := width - width*float64(len(values)-1-i)/float64(spaces)
 		fmt.Fprintf(&path, "%c%.1f %.1f", map[bool]rune{true: 'M', false: 'L'}[i == 0], x, height-2-(height-4)*v/max(most, 1e-9))
 	}
-	return plot{Title: title, Now: text(values[len(values)-1]), Most: text(most), Span: span, Color: color, Path: path.String()}
+	return plot{
+		Title: title, Now: text(values[len(values)-1]), Most: text(most), Span: over, Color: color,
+		Path: path.String(), Area: fmt.Sprintf("%sL%.1f %.1fL%.1f %.1fZ", path.String(), width, height, first, height),
+	}
 }

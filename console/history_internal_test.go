@@ -32,7 +32,7 @@ func TestHistory(t *testing.T) {
 	})
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	s.sample(t.Context(), now)
-	if len(s.history.plots()) > 0 || s.history.rate("soc") != "" || s.history.budget("prod", "k") != "" {
+	if text, used := s.history.budget("prod", "k"); len(s.history.plots()) > 0 || s.history.rate("soc") != "" || text != "" || used != 0 {
 		t.Error("one sample says something")
 	}
 	step := func(in, out, requests uint64) {
@@ -44,8 +44,9 @@ func TestHistory(t *testing.T) {
 	}
 	oldest = now.Add(-time.Minute)
 	step(100, 20, 40)
-	if got := []string{s.history.rate("soc"), s.history.budget("prod", "k"), s.history.rate("nosuch")}; cmp.Diff([]string{"2", "4 of 10 requests/s", "0"}, got) != "" {
-		t.Errorf("rate and budget: %v", got)
+	budget, used := s.history.budget("prod", "k")
+	if got := []string{s.history.rate("soc"), budget, s.history.rate("nosuch")}; cmp.Diff([]string{"2", "4 of 10 requests/s", "0"}, got) != "" || used != 40 {
+		t.Errorf("rate and budget: %v, %d %%", got, used)
 	}
 	plots := s.history.plots()
 	var got []string
@@ -55,7 +56,7 @@ func TestHistory(t *testing.T) {
 			t.Errorf("%s: %d points, %.30s…", p.Title, strings.Count(p.Path, "L"), p.Path)
 		}
 	}
-	if diff := cmp.Diff([]string{"Taken in 10/s of 10/s", "Settled by all sinks 2/s of 2/s", "Oldest waiting record 1m10s of 1m10s"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"Taken in 10/s of 10/s", "Settled by all sinks 2/s of 2/s", "Oldest waiting record 1 min 10 s of 1 min 10 s"}, got); diff != "" {
 		t.Errorf("plots (-want +got):\n%s", diff)
 	}
 	last, cursor, sent = 3, 3, 3 // another journal
@@ -63,6 +64,17 @@ func TestHistory(t *testing.T) {
 	for _, p := range s.history.plots() {
 		if strings.Contains(p.Now, "-") {
 			t.Errorf("%s is %s", p.Title, p.Now)
+		}
+	}
+}
+
+func TestSpanIsForPeople(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0 s", 59*time.Second + 999*time.Millisecond: "59 s", time.Minute: "1 min 0 s", 61*time.Minute + 5*time.Second: "1 h 1 min",
+		47 * time.Hour: "47 h 0 min", 50 * time.Hour: "2 d 2 h",
+	} {
+		if got := span(d); got != want {
+			t.Errorf("%s: %q, want %q", d, got, want)
 		}
 	}
 }

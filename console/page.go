@@ -9,6 +9,7 @@ import (
 	"html/template"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/cwprelay/cwprelay/delivery"
@@ -49,21 +50,55 @@ type view struct {
 	Sinks      []sinkView
 	Journal    journal.Status
 	Plots      []plot
+	Full       int // of the journal's space in use, in percent
 	ShowEvents bool
 	Events     []eventView
 	Script     template.JS
 }
 
-// sinkView is a sink with its rate.
+// sinkView is a sink with its rate and what its destination said.
 type sinkView struct {
 	delivery.Status
-	Rate string
+	Rate  string
+	Color string
+	Said  []said
+}
+
+type said struct{ Text, Color string }
+
+func (s *Server) sink(st delivery.Status) sinkView {
+	v := sinkView{Status: st, Rate: s.history.rate(st.Name), Color: "some"}
+	switch st.State {
+	case delivery.OK:
+		v.Color = "good"
+	case delivery.Halted:
+		v.Color = "bad"
+	default:
+	}
+	say := func(text, color string) {
+		if text != "" {
+			v.Said = append(v.Said, said{text, color})
+		}
+	}
+	say(st.LastAnswer, "")
+	switch {
+	case st.HaltReason != "":
+		say(st.HaltReason, "bad")
+	case st.Failures > 0 || st.Suspects > 0:
+		say(st.LastError, "some")
+	}
+	if st.HeartbeatError != "" {
+		say("heartbeat not accepted: "+st.HeartbeatError, "some")
+	}
+	return v
 }
 
 // sourceView is a source with its last sweeps, the newest first.
 type sourceView struct {
 	poller.Status
 	Budget string
+	Used   int    // of it, in percent
+	Lag    string // what the API showed before that is taken in
 	Sweeps []sweepView
 }
 
@@ -81,18 +116,22 @@ type eventView struct {
 	Stands []stand // beside the sinks
 }
 
-type stand struct{ Word, Color string }
+type stand struct{ Sink, Mark, Word, Color string }
 
 // How much of each the page shows.
 const (
-	sweepsShown = 12
+	sweepsShown = 10
 	eventsShown = 15
 )
 
 func (s *Server) sources(ctx context.Context) []sourceView {
 	var out []sourceView
 	for _, st := range s.opt.Sources() {
-		v := sourceView{Status: st, Budget: s.history.budget(st.Source, st.Kind)}
+		v := sourceView{Status: st, Lag: "unknown"}
+		v.Budget, v.Used = s.history.budget(st.Source, st.Kind)
+		if !st.Certified.Started.IsZero() {
+			v.Lag = span(time.Since(st.Certified.Started))
+		}
 		if s.opt.Sweeps != nil {
 			list, _ := s.opt.Sweeps(ctx, st.Source, st.Kind, sweepsShown) // a journal that fails is among the reasons
 			most := 1
@@ -139,14 +178,14 @@ func (s *Server) stands(ctx context.Context, sink delivery.Status, rec *event.Re
 	if sink.Dead > 0 && s.opt.Letters != nil {
 		letters, err := s.opt.Letters(ctx, sink.Name, rec.Seq-1, 1)
 		if err == nil && len(letters) == 1 && letters[0].Record.Seq == rec.Seq {
-			return stand{"dead letter", "bad"}
+			return stand{sink.Name, "✕", "dead letter", "bad"}
 		}
 	}
 	inside := func(r journal.Range) bool { return r.First <= rec.Seq && rec.Seq <= r.Last }
 	if rec.Seq <= sink.Cursor.Seq || slices.ContainsFunc(sink.Cursor.Ahead, inside) {
-		return stand{"settled", "good"}
+		return stand{sink.Name, "✓", "settled", "good"}
 	}
-	return stand{"waits", "some"}
+	return stand{sink.Name, "…", "waits", "some"}
 }
 
 func (s *Server) show(w http.ResponseWriter, r *http.Request) {
@@ -156,9 +195,10 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request) {
 		Sources: s.sources(r.Context()), Plots: s.history.plots(), Script: template.JS(pageScript), //nolint:gosec // it is ours
 	}
 	for _, sink := range sinks {
-		v.Sinks = append(v.Sinks, sinkView{sink, s.history.rate(sink.Name)})
+		v.Sinks = append(v.Sinks, s.sink(sink))
 	}
 	v.Journal, _ = s.opt.Journal(r.Context()) // its error is among the reasons
+	v.Full = percent(float64(v.Journal.Bytes), float64(v.Journal.MaxBytes))
 	if s.opt.Configuration != nil {
 		v.Config = s.opt.Configuration()
 	}
@@ -174,7 +214,41 @@ func age(t time.Time) string {
 	if t.IsZero() {
 		return "never"
 	}
-	return time.Since(t).Truncate(time.Second).String() + " ago"
+	return span(time.Since(t)) + " ago"
+}
+
+// span is a length of time, for people: two of its units at most.
+func span(d time.Duration) string {
+	switch d = max(d, 0); {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%d min %d s", d/time.Minute, d%time.Minute/time.Second)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h %d min", d/time.Hour, d%time.Hour/time.Minute)
+	default:
+		return fmt.Sprintf("%d d %d h", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+	}
+}
+
+// percent is how much a part is of all, from 0 to 100.
+func percent(part, all float64) int {
+	if all <= 0 {
+		return 0
+	}
+	return int(min(max(100*part/all, 0), 100))
+}
+
+// counts are the API's own counts before and after a sweep.
+func counts(c sweepView) string {
+	switch {
+	case c.TotalBefore < 0 || c.TotalAfter < 0:
+		return "–"
+	case c.TotalBefore == c.TotalAfter:
+		return strconv.FormatInt(c.TotalAfter, 10)
+	default:
+		return fmt.Sprintf("%d → %d", c.TotalBefore, c.TotalAfter)
+	}
 }
 
 // took is how long a sweep took.
