@@ -320,3 +320,84 @@ func loadExample(t *testing.T, place places, s step) error {
 	_, err = config.Load(config.Options{Path: file, Environ: place.variables()})
 	return err
 }
+
+// spans are the commands inside of sentences and tables.
+var spans = regexp.MustCompile("`((?:cwprelay|config|deadletter|log-level|normalize|reconcile|replay|sinks|state|status|trace) [^`]+)`")
+
+// TestDocsNameVerbsThatExist asks the program for help on each command that a
+// sentence or table names, and looks for its flags there.
+func TestDocsNameVerbsThatExist(t *testing.T) {
+	t.Parallel()
+	found := 0
+	for _, p := range pages(t) {
+		text, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(p.name)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range spans.FindAllStringSubmatch(string(text), -1) {
+			found++
+			if err := verbExists(t, strings.TrimPrefix(m[1], "cwprelay ")); err != nil {
+				t.Errorf("%s: `%s`: %v", p.name, m[1], err)
+			}
+		}
+	}
+	if found < 50 {
+		t.Errorf("only %d commands were found", found)
+	}
+}
+
+var (
+	flagName = regexp.MustCompile(`^--?[a-z]`)
+	verbName = regexp.MustCompile(`^[a-z][a-z|-]*$`)
+)
+
+// verbExists looks for the verbs and flags of a command; verbs with a bar
+// between them are several.
+func verbExists(t *testing.T, command string) error {
+	t.Helper()
+	var verbs, flags []string
+	for i, word := range strings.Fields(command) {
+		switch {
+		case flagName.MatchString(word):
+			name, _, _ := strings.Cut(word, "=")
+			flags = append(flags, name)
+		case verbName.MatchString(word) && len(verbs) == i && i < 2:
+			verbs = append(verbs, word)
+		}
+	}
+	if len(verbs) == 0 {
+		return nil // a text, such as the start of a line of the log
+	}
+	alternatives := []string{""}
+	if len(verbs) == 2 {
+		alternatives = strings.Split(verbs[1], "|")
+	}
+	for _, last := range alternatives {
+		help := helpOn(t, verbs[0], last)
+		_, usage, _ := strings.Cut(help, "Usage:\n  ")
+		usage, _, _ = strings.Cut(usage, "\n")
+		switch {
+		case !strings.HasPrefix(usage, "cwprelay "+verbs[0]):
+			return fmt.Errorf("there is no verb %s", verbs[0])
+		case last != "" && strings.Contains(usage, "[command]"):
+			return fmt.Errorf("%s has no verb %s", verbs[0], last)
+		}
+		for _, f := range flags {
+			if !regexp.MustCompile(`(?m)^ .*` + f + `\b`).MatchString(help) {
+				return fmt.Errorf("there is no flag %s", f)
+			}
+		}
+	}
+	return nil
+}
+
+// helpOn is what the program prints of a command.
+func helpOn(t *testing.T, verbs ...string) string {
+	t.Helper()
+	var out strings.Builder
+	args := append(slices.DeleteFunc(verbs, func(v string) bool { return v == "" }), "--help")
+	if code := run(t.Context(), process{args: args, stdin: strings.NewReader(""), stdout: &out, stderr: &out}); code != exitDone {
+		t.Errorf("help on %q ends with %d:\n%s", args, code, out.String())
+	}
+	return out.String()
+}
