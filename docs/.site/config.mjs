@@ -50,8 +50,8 @@ function rest(groups) {
 }
 
 const groups = [
-  { text: 'Begin', items: [item('Overview', ''), item('Quick start', 'quickstart'), item('Concepts', 'concepts'), item('Guarantees', 'guarantees')] },
-  { text: 'Use', items: [item('Configuration', 'configuration'), item('Webhook recipes', 'recipes'), item('Exit codes and signals', 'exit-codes')] },
+  { text: 'Begin', items: [item('Overview', ''), item('Quick start', 'quickstart'), item('Concepts', 'concepts'), item('Guarantees', 'guarantees'), item('Proof', 'proof')] },
+  { text: 'Use', items: [item('Install', 'install'), item('Configuration', 'configuration'), item('Webhook recipes', 'recipes'), item('Exit codes and signals', 'exit-codes')] },
   {
     text: 'Sinks',
     items: [
