@@ -5,6 +5,8 @@ package deploy
 import (
 	"bytes"
 	"flag"
+	"io"
+	"log"
 	"maps"
 	"os"
 	"path/filepath"
@@ -27,6 +29,12 @@ import (
 	policy "k8s.io/api/policy/v1"
 	"sigs.k8s.io/yaml"
 )
+
+// TestMain silences Helm, which names every symbolic link that it follows.
+func TestMain(m *testing.M) {
+	log.SetOutput(io.Discard)
+	os.Exit(m.Run())
+}
 
 const (
 	chartDir = "../../deploy/helm/cwprelay"
