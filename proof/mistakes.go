@@ -30,10 +30,10 @@ func mutations() []mutation {
 			{"poller/intake.go", "		in.set.Put(sight, p.changes[i].State, p.at[i])", "		_ = sight"},
 		}},
 		{"a second that does not fit one answer is not collected", "network", []edit{
-			{"poller/sweep.go", "			if owns(cursor) {\n				if err := s.collect(ctx, cursor); err != nil {", "			if false {\n				if err := s.collect(ctx, cursor); err != nil {"},
+			{"poller/sweep.go", "			if crowded := cursor; p.owns(crowded) {", "			if crowded := cursor; false && p.owns(crowded) {"},
 		}},
 		{"a sweep ends after its fifth answer", "crash", []edit{
-			{"poller/sweep.go", "		if a.short || last > p.hi {\n			break", "		if a.short || last > p.hi || s.requests.Load() > 5 {\n			break"},
+			{"poller/sweep.go", "		if a.short || last > p.to {\n			break", "		if a.short || last > p.to || s.requests.Load() > 5 {\n			break"},
 			{"poller/sweep.go", "	c.Certified = s.reason == \"\"", "	c.Certified = true"},
 		}},
 		{"a long id is rounded", "crash", []edit{

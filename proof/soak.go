@@ -47,7 +47,7 @@ type sample struct {
 
 // soak runs one daemon for long, and measures it.
 func soak(ctx context.Context, e *evidence) error {
-	duration := cmp.Or(e.duration, either(e, 75*time.Second, time.Hour))
+	duration := cmp.Or(e.duration, either(e, time.Minute, time.Hour))
 	cycle := either(e, 30*time.Second, 3*time.Minute) // of which a third is an outage
 	every := either(e, time.Second, 5*time.Second)
 	cfg := rigConfig{
@@ -274,20 +274,27 @@ func (s *soaking) judge(before time.Time) {
 	}
 }
 
-// drain waits until every sink has everything.
+// drain waits until every sink has everything, as long as there is progress.
 func (s *soaking) drain(ctx context.Context) error {
 	var now console.Overview
-	return eventually(5*time.Minute, func() (bool, string) {
+	for best, since := math.MaxInt, time.Now(); ; sleep(ctx, 100*time.Millisecond) {
 		if err := s.rig.control(ctx, "/v1/status", &now); err != nil {
-			return false, err.Error()
+			return err
 		}
+		behind := 0
 		for _, sink := range now.Sinks {
-			if sink.Behind > 0 {
-				return false, fmt.Sprintf("%s is %d records behind", sink.Name, sink.Behind)
-			}
+			behind += sink.Behind
 		}
-		return true, ""
-	})
+		switch {
+		case behind == 0:
+			return nil
+		case behind < best:
+			best, since = behind, time.Now()
+		case time.Since(since) > 3*time.Minute:
+			s.rig.e.broke("nothing was delivered for three minutes, and the sinks together are %d records behind", behind)
+			return nil
+		}
+	}
 }
 
 // sample looks at the process from outside and at what it says of itself.
