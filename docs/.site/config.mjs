@@ -63,7 +63,7 @@ const groups = [
     text: 'Formats',
     items: [item('Overview', 'formats/'), item('ECS', 'formats/ecs'), item('OCSF', 'formats/ocsf'), item('Splunk CIM', 'formats/splunk'), item('CEF', 'formats/cef'), item('LEEF', 'formats/leef')],
   },
-  { text: 'Operate', items: [item('Operations', 'operations'), item('Metrics and alerts', 'metrics'), item('Security', 'security'), item('Troubleshooting', 'troubleshooting')] },
+  { text: 'Operate', items: [item('Operations', 'operations'), item('Performance', 'performance'), item('Metrics and alerts', 'metrics'), item('Security', 'security'), item('Troubleshooting', 'troubleshooting')] },
   { text: 'Decide', items: [item('Questions', 'faq'), item('Comparison', 'comparison'), item('Moving to cwprelay', 'migration')] },
 ]
 const more = rest(groups)
