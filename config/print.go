@@ -2,6 +2,7 @@ package config
 
 import (
 	_ "embed"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
@@ -30,6 +31,16 @@ func (c *Config) Print(w io.Writer) error {
 		return fmt.Errorf("write the configuration: %w", err)
 	}
 	return enc.Close()
+}
+
+// PrintJSON writes the same as one JSON object. Durations and sizes are text, as
+// in the file.
+func (c *Config) PrintJSON(w io.Writer) error {
+	var values map[string]any
+	if err := node(reflect.ValueOf(*c)).Decode(&values); err != nil {
+		return fmt.Errorf("write the configuration: %w", err)
+	}
+	return json.NewEncoder(w).Encode(values)
 }
 
 func scalar(text, tag string) *yaml.Node {

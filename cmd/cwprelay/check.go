@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,36 +20,71 @@ import (
 	"github.com/cwprelay/cwprelay/sinks"
 )
 
+// checked is what check found.
+type checked struct {
+	Valid    bool            `json:"valid"`              // the configuration
+	Mistakes string          `json:"mistakes,omitempty"` // of it, a line each
+	Notes    []string        `json:"notes,omitempty"`
+	Sources  []checkedSource `json:"sources"`
+	Sinks    []checkedSink   `json:"sinks"`
+}
+
+type checkedSource struct {
+	Source    string `json:"source"`
+	Kind      string `json:"kind"`
+	Events    int64  `json:"events"`
+	Account   string `json:"account,omitempty"`
+	RequestID string `json:"request_id,omitempty"`
+	Error     string `json:"error,omitempty"`
+}
+
+type checkedSink struct {
+	Sink   string `json:"sink"`
+	Answer string `json:"answer,omitempty"`
+	Error  string `json:"error,omitempty"`
+}
+
 func checkCommand(p process) *cobra.Command {
 	var flags configFlags
 	var offline bool
+	output := textOutput
 	c := &cobra.Command{
 		Use: "check", Short: "Validate the configuration, and ask the API and each sink", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			found, out := checked{Sources: []checkedSource{}, Sinks: []checkedSink{}}, p.stdout
+			if output == jsonOutput {
+				out = io.Discard
+				defer func() { err = errors.Join(err, json.NewEncoder(p.stdout).Encode(found)) }()
+			}
 			cfg, err := flags.load(p)
 			if err != nil {
+				found.Mistakes = err.Error()
 				return err
 			}
-			for name, s := range cfg.Sinks {
-				if s.Delivery.Format == format.Raw {
-					_, _ = fmt.Fprintf(p.stdout, "sink %s: note: the format raw is the vendor's JSON, with secrets in command lines as they are\n", name)
+			found.Valid = true
+			for _, name := range slices.Sorted(maps.Keys(cfg.Sinks)) {
+				if cfg.Sinks[name].Delivery.Format == format.Raw {
+					note := "sink " + name + ": the format raw is the vendor's JSON, with secrets in command lines as they are"
+					found.Notes = append(found.Notes, note)
+					_, _ = fmt.Fprintln(out, "note: "+note)
 				}
 			}
-			_, _ = fmt.Fprintln(p.stdout, "configuration: valid")
+			_, _ = fmt.Fprintln(out, "configuration: valid")
 			if offline {
 				return nil
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
 			defer cancel()
-			return worst(checkSources(ctx, cfg, p), checkSinks(ctx, cfg, p.stdout))
+			return worst(checkSources(ctx, cfg, p, out, &found), checkSinks(ctx, cfg, out, &found))
 		},
 	}
 	flags.add(c)
 	c.Flags().BoolVar(&offline, "offline", false, "only validate")
+	c.Flags().VarP(&output, "output", "o", "text or json")
 	return c
 }
 
-func checkSources(ctx context.Context, cfg *config.Config, p process) error {
+func checkSources(ctx context.Context, cfg *config.Config, p process, out io.Writer, found *checked) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(cfg.Sources)) {
 		src := cfg.Sources[name]
@@ -56,9 +92,11 @@ func checkSources(ctx context.Context, cfg *config.Config, p process) error {
 			page, account, err := askOne(ctx, src, kind, p.environ)
 			if err != nil {
 				errs = append(errs, exit(apiCode(err), fmt.Errorf("source %s, %s: %w", name, kind, err)))
+				found.Sources = append(found.Sources, checkedSource{Source: name, Kind: kind, Error: err.Error()})
 				continue
 			}
-			_, _ = fmt.Fprintf(p.stdout, "source %s, %s: reached, %d events, account %s, request id %s\n", name, kind, page.Total, account, page.RequestID)
+			found.Sources = append(found.Sources, checkedSource{Source: name, Kind: kind, Events: page.Total, Account: account, RequestID: page.RequestID})
+			_, _ = fmt.Fprintf(out, "source %s, %s: reached, %d events, account %s, request id %s\n", name, kind, page.Total, account, page.RequestID)
 		}
 	}
 	return worst(errs...)
@@ -84,7 +122,7 @@ func askOne(ctx context.Context, src config.Source, kind string, environ []strin
 	return page, account, err
 }
 
-func checkSinks(ctx context.Context, cfg *config.Config, out io.Writer) error {
+func checkSinks(ctx context.Context, cfg *config.Config, out io.Writer, found *checked) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(cfg.Sinks)) {
 		sink, _, err := openSink(cfg, name, io.Discard)
@@ -97,8 +135,10 @@ func checkSinks(ctx context.Context, cfg *config.Config, out io.Writer) error {
 		}
 		if err := errors.Join(sinkError(name, err), sink.Close()); err != nil {
 			errs = append(errs, err)
+			found.Sinks = append(found.Sinks, checkedSink{Sink: name, Error: err.Error()})
 			continue
 		}
+		found.Sinks = append(found.Sinks, checkedSink{Sink: name, Answer: answer})
 		_, _ = fmt.Fprintf(out, "sink %s: %s\n", name, answer)
 	}
 	return worst(errs...)
@@ -107,6 +147,7 @@ func checkSinks(ctx context.Context, cfg *config.Config, out io.Writer) error {
 func configCommand(p process) *cobra.Command {
 	c := &cobra.Command{Use: "config", Short: "Show the configuration"}
 	var flags configFlags
+	output := textOutput
 	show := &cobra.Command{
 		Use: "print", Short: "Print the values in force, secrets masked", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -114,10 +155,14 @@ func configCommand(p process) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if output == jsonOutput {
+				return cfg.PrintJSON(p.stdout)
+			}
 			return cfg.Print(p.stdout)
 		},
 	}
 	flags.add(show)
+	show.Flags().VarP(&output, "output", "o", "text (YAML) or json")
 	c.AddCommand(show, explainCommand(p), &cobra.Command{
 		Use: "schema", Short: "Print the JSON Schema of the file, for editors", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {

@@ -120,8 +120,8 @@ func isUsage(err error) bool {
 	return false
 }
 
-// versionText is the version, the commit it was built of, and by which Go.
-func versionText() string {
+// builtOf says what this program was built of.
+func builtOf() build {
 	info, _ := debug.ReadBuildInfo()
 	of := commit
 	if info != nil && of == "" {
@@ -131,15 +131,30 @@ func versionText() string {
 			}
 		}
 	}
-	return fmt.Sprintf("cwprelay %s\ncommit %s\nbuilt with %s for %s/%s", version, cmp.Or(of, "unknown"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return build{version, cmp.Or(of, "unknown"), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+}
+
+// A build is what this program is.
+type build struct {
+	Version  string `json:"version"`
+	Commit   string `json:"commit"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+}
+
+func (b build) String() string {
+	return fmt.Sprintf("cwprelay %s\ncommit %s\nbuilt with %s for %s", b.Version, b.Commit, b.Go, b.Platform)
 }
 
 func versionCommand(p process) *cobra.Command {
-	return &cobra.Command{
+	a := &asking{p: p, output: textOutput}
+	c := &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(p.stdout, versionText())
-			return err
+			b := builtOf()
+			return a.show(b, func(w io.Writer) { _, _ = fmt.Fprintln(w, b) })
 		},
 	}
+	c.Flags().VarP(&a.output, "output", "o", "text or json")
+	return c
 }

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/cwprelay/cwprelay/config"
 	"github.com/cwprelay/cwprelay/console"
@@ -97,10 +99,16 @@ be.`,
 			if err := o.get(ctx, "/v1/status", nil, &v); err != nil {
 				return err
 			}
-			if watch && isTerminal(p.stdout) {
-				_, _ = io.WriteString(p.stdout, "\x1b[H\x1b[2J") // clears the screen
-			}
-			if err := a.show(v, func(w io.Writer) { writeStatus(w, v) }); err != nil {
+			err := a.show(v, func(w io.Writer) {
+				if !isTerminal(p.stdout) {
+					writeStatus(w, v)
+					return
+				}
+				var text bytes.Buffer
+				writeStatus(&text, v)
+				_, _ = io.WriteString(w, onScreen(text.String(), v, watch, width(p.stdout))) // w is memory
+			})
+			if err != nil {
 				return err
 			}
 			if !watch {
@@ -111,6 +119,9 @@ be.`,
 			}
 			select {
 			case <-ctx.Done():
+				if isTerminal(p.stdout) {
+					_, _ = fmt.Fprintln(p.stdout) // the shell's prompt begins a line
+				}
 				return nil
 			case <-time.After(2 * time.Second):
 			}
@@ -118,6 +129,46 @@ be.`,
 	})
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "again every 2 s, until interrupted")
 	return c
+}
+
+// onScreen is what status says on a terminal: how it stands in colour, and, to
+// be drawn over what was there before, each line cut to columns.
+func onScreen(text string, v console.Overview, over bool, columns int) string {
+	head, rest, _ := strings.Cut(text, "\n")
+	switch {
+	case !v.Running:
+	case v.Ready.Ready:
+		head = "\x1b[1;32m" + head + "\x1b[0m"
+	default:
+		head = "\x1b[1;31m" + head + "\x1b[0m"
+	}
+	if !over {
+		return head + "\n" + rest
+	}
+	var b strings.Builder
+	b.WriteString("\x1b[H" + head + "\x1b[K\n") // home; what is left of a longer line goes
+	for line := range strings.Lines(rest) {
+		line = strings.TrimSuffix(line, "\n")
+		if long := []rune(line); columns > 0 && len(long) > columns {
+			line = string(long[:columns-1]) + "…"
+		}
+		b.WriteString(line + "\x1b[K\n")
+	}
+	fmt.Fprintf(&b, "\x1b[2m%s, again every 2 s; Ctrl-C ends\x1b[0m\x1b[K\x1b[J", v.At.Local().Format(time.TimeOnly))
+	return b.String()
+}
+
+// width is how many columns a terminal has; 0 where it does not say.
+func width(w any) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	columns, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return columns
 }
 
 func writeStatus(w io.Writer, v console.Overview) {
@@ -462,6 +513,9 @@ are there.`,
 
 // follow shows how far a replay is, until it is done.
 func (a *asking) follow(ctx context.Context, o *operator, sink string) error {
+	began, first := time.Now(), uint64(0)
+	drawn := isTerminal(a.p.stderr)
+	end := map[bool]string{true: "\x1b[K\r", false: "\n"}[drawn]
 	for {
 		var v console.Overview
 		if err := o.get(ctx, "/v1/status", nil, &v); err != nil {
@@ -474,14 +528,18 @@ func (a *asking) follow(ctx context.Context, o *operator, sink string) error {
 			}
 		}
 		if at == nil {
-			_, err := fmt.Fprintln(a.p.stderr, "done")
+			_, err := fmt.Fprintln(a.p.stderr, strings.TrimSuffix(end, "\n")+"done")
 			return err
 		}
 		if at.Until == 0 {
 			at.Until = v.Journal.Last // it is about to begin
 		}
 		done, all := at.After-min(at.From-1, at.After), max(at.Until, at.After)-min(at.From-1, at.After)
-		if _, err := fmt.Fprintf(a.p.stderr, "%3d %%  #%d of #%d\n", 100*done/max(all, 1), at.After, at.Until); err != nil {
+		if first == 0 {
+			began, first = time.Now(), at.After
+		}
+		line := progress(done, all, at.After-min(first, at.After), time.Since(began))
+		if _, err := fmt.Fprintf(a.p.stderr, "%s  #%d of #%d%s", line, at.After, at.Until, end); err != nil {
 			return err
 		}
 		select {
@@ -490,6 +548,21 @@ func (a *asking) follow(ctx context.Context, o *operator, sink string) error {
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// progress is a bar with what is left: how much of all is done, and how much
+// of it in how long.
+func progress(done, all, lately uint64, in time.Duration) string {
+	const cells = 30
+	all = max(all, 1)
+	done = min(done, all)
+	full := int(cells * done / all)
+	line := fmt.Sprintf("[%s%s] %3d %%", strings.Repeat("#", full), strings.Repeat("-", cells-full), 100*done/all)
+	if rate := float64(lately) / max(in.Seconds(), 0.001); lately > 0 {
+		left := time.Duration(float64(all-done) / rate * float64(time.Second)).Round(time.Second)
+		line += fmt.Sprintf("  %.3g/s, about %s left", rate, left)
+	}
+	return line
 }
 
 // sinceWhen reads a moment, or how long ago it was.

@@ -444,3 +444,39 @@ func TestFullJournalIsNamedEverywhere(t *testing.T) {
 		t.Errorf("the log tells it %d times", n)
 	}
 }
+
+// A bar never says more than all, and guesses how long only by what it saw.
+func TestProgressIsABarWithAnEstimate(t *testing.T) {
+	for _, tc := range []struct {
+		done, all, lately uint64
+		in                time.Duration
+		want              string
+	}{
+		{0, 0, 0, 0, "[------------------------------]   0 %"},
+		{500, 1000, 100, 10 * time.Second, "[###############---------------]  50 %  10/s, about 50s left"},
+		{1200, 1000, 1, time.Second, "[##############################] 100 %  1/s, about 0s left"},
+	} {
+		if got := progress(tc.done, tc.all, tc.lately, tc.in); got != tc.want {
+			t.Errorf("%+v: %q, want %q", tc, got, tc.want)
+		}
+	}
+}
+
+// Drawn over itself, the status clears what was longer before, and no line is
+// wider than the terminal.
+func TestStatusIsDrawnOverItself(t *testing.T) {
+	v := console.Overview{Running: true, Ready: console.Readiness{Ready: true}}
+	text := onScreen("Ready.\nä"+strings.Repeat("x", 100)+"\nshort\n", v, true, 40)
+	lines := strings.Split(text, "\n")
+	if len(lines) != 4 || !strings.HasPrefix(lines[0], "\x1b[H\x1b[1;32mReady.") || !strings.HasSuffix(text, "\x1b[K\x1b[J") {
+		t.Fatalf("%q", text)
+	}
+	for i, want := range []string{1: "ä" + strings.Repeat("x", 38) + "…\x1b[K", 2: "short\x1b[K"} {
+		if want != "" && lines[i] != want {
+			t.Errorf("line %d: %q, want %q", i, lines[i], want)
+		}
+	}
+	if once := onScreen("NOT READY\nx\n", console.Overview{Running: true}, false, 40); once != "\x1b[1;31mNOT READY\x1b[0m\nx\n" {
+		t.Errorf("%q", once)
+	}
+}
