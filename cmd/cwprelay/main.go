@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -88,7 +89,13 @@ func run(ctx context.Context, p process) int {
 		runCommand(p), demoCommand(p), emulateCommand(p), checkCommand(p), sinksCommand(p), statusCommand(p), traceCommand(p), deadLetterCommand(p), replayCommand(p), reconcileCommand(p), stateCommand(p), logLevelCommand(p), normalizeCommand(p), configCommand(p), healthCommand(p), versionCommand(p), //nolint:contextcheck // a verb gets its context when it runs
 	)
 	root.AddCommand(extraCommands()...)
-	err := root.ExecuteContext(ctx)
+	for _, group := range root.Commands() {
+		if group.HasSubCommands() {
+			group.SuggestionsMinimumDistance = 2
+			group.RunE = groupAlone
+		}
+	}
+	verb, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitDone
 	}
@@ -105,7 +112,27 @@ func run(ctx context.Context, p process) int {
 	if text := err.Error(); text != "" {
 		_, _ = fmt.Fprintln(p.stderr, "cwprelay:", text) // nobody is left to tell
 	}
+	if isUsage(err) {
+		line := verb.UseLine()
+		if verb.HasSubCommands() {
+			line = verb.CommandPath() + " COMMAND"
+		}
+		_, _ = fmt.Fprintf(p.stderr, "usage: %s\n%s --help says more\n", line, verb.CommandPath())
+	}
 	return code
+}
+
+// groupAlone is what a verb does that has others below it and got none that it
+// knows.
+func groupAlone(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return c.Help()
+	}
+	text := fmt.Sprintf("unknown command %q for %q", args[0], c.CommandPath())
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		text += "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return errors.New(text)
 }
 
 // isUsage recognizes what cobra says of wrong words on the command line: it

@@ -298,6 +298,9 @@ func writeTrace(w io.Writer, list []console.Traced) {
 				if r.Accepted {
 					what = "accepted"
 				}
+				if r.Again {
+					what += " when sent again"
+				}
 				rows = append(rows, []string{"  " + s.Sink, s.State, fmt.Sprintf("%s at %s with #%d to #%d, attempt %d: %s",
 					what, r.At.Format(time.RFC3339), r.First, r.Last, r.Attempts, r.Answer)})
 			}

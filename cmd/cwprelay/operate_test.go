@@ -480,3 +480,24 @@ func TestStatusIsDrawnOverItself(t *testing.T) {
 		t.Errorf("%q", once)
 	}
 }
+
+// A slip of the finger is an error that shows how it is written, below a verb
+// too.
+func TestWrongWordsShowTheRightOnes(t *testing.T) {
+	t.Parallel()
+	s := &stage{t: t}
+	for want, args := range map[string][]string{
+		"did you mean test?":             {"sinks", "tst"},
+		"usage: cwprelay sinks COMMAND":  {"sinks", "nonsense"},
+		"usage: cwprelay trace ID":       {"trace"},
+		"usage: cwprelay status [flags]": {"status", "--wach"},
+		"status":                         {"statsu"},
+	} {
+		if code, errs := s.run(args...); code != exitUsage || !strings.Contains(errs, want) || !strings.Contains(errs, "--help says more") {
+			t.Errorf("%v: %d, %s; want %q", args, code, errs, want)
+		}
+	}
+	if code, errs := s.run("sinks"); code != 0 || errs != "" {
+		t.Errorf("sinks alone: %d, %s", code, errs)
+	}
+}
