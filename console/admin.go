@@ -300,8 +300,8 @@ type Attempt struct {
 	// State is waiting, settled (accepted, or refused by when), or dead.
 	State    string            `json:"state"`
 	Receipts []ReceiptOverview `json:"receipts"`
-	Reason   string            `json:"reason,omitzero"` // of a dead letter
-	Class    string            `json:"class,omitzero"`  // likewise
+	Reason   string            `json:"reason,omitzero"` // of a dead letter; or why the sink does not send now
+	Class    string            `json:"class,omitzero"`  // of a dead letter; or the sink's state
 }
 
 // A ReceiptOverview is what a destination said to the batch that the record
@@ -376,6 +376,9 @@ func (a *Admin) traced(ctx context.Context, rec *event.Record) (Traced, error) {
 		if rec.Seq <= s.Cursor.Seq || slices.ContainsFunc(s.Cursor.Ahead, inside) {
 			at.State = "settled"
 		}
+		if at.State == "waiting" {
+			at.Class, at.Reason = a.holdsUp(s.Sink)
+		}
 		letters, err := a.opt.Store.DeadLetters(ctx, s.Sink, rec.Seq-1, 1)
 		if err != nil {
 			return t, err
@@ -395,6 +398,26 @@ func (a *Admin) traced(ctx context.Context, rec *event.Record) (Traced, error) {
 		t.Sinks = append(t.Sinks, at)
 	}
 	return t, nil
+}
+
+// holdsUp is why a sink does not send now: its state and what it was told; empty
+// while nothing is wrong with it.
+func (a *Admin) holdsUp(sink string) (state, why string) {
+	for _, s := range a.opt.Sinks() {
+		if s.Name != sink {
+			continue
+		}
+		switch s.State {
+		case delivery.Halted:
+			return string(s.State), s.HaltReason
+		case delivery.Retrying:
+			return string(s.State), s.LastError
+		case delivery.Paused:
+			return string(s.State), "by an operator: sinks resume " + sink + " goes on"
+		case delivery.Behind, delivery.OK:
+		}
+	}
+	return "", ""
 }
 
 // A Letter is a dead letter. Raw is the vendor's JSON, not redacted; it is there

@@ -311,7 +311,10 @@ func (c *Client) post(ctx context.Context, in call) ([]byte, *Error) {
 	}
 	secrets := append(in.creds.secrets(), c.cfg.Proxy.Reveal())
 	resp, err := c.http.Do(req)
-	if err != nil {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, &Error{Class: ClassNetwork, Message: "no answer within " + c.cfg.Timeout.String()}
+	case err != nil:
 		return nil, &Error{Class: ClassNetwork, Err: withoutURL(err, secrets)}
 	}
 	defer func() { _ = resp.Body.Close() }() // only read

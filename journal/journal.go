@@ -49,14 +49,22 @@ type FullError struct {
 	Sink  string // the sink whose cursor is last; empty when none is configured
 }
 
+// limitFree is the limit of the free space.
+const limitFree = "state.min_free_disk"
+
 // LimitDisk is the limit that the disk itself sets.
 const LimitDisk = "disk"
 
 // Error names the limit, the sink and the remedy.
 func (e *FullError) Error() string {
 	s := "journal is full: " + e.Limit + " reached"
-	if e.Limit == LimitDisk {
+	switch {
+	case e.Limit == LimitDisk:
 		s = "the disk of the state directory is full: free space on it"
+	case e.Sink == "" && e.Limit == limitFree:
+		s += ": free space on the disk of the state directory; no sink holds any"
+	case e.Sink == "":
+		s += ": raise it; no sink holds anything"
 	}
 	if e.Sink != "" {
 		s += "; sink " + e.Sink + " holds the oldest records: mend it, or set its on_full to skip"

@@ -446,7 +446,7 @@ func (f *File) room(tx *bolt.Tx, need int64) error {
 	}
 	limit := "state.max_bytes"
 	if tight {
-		limit = "state.min_free_disk"
+		limit = limitFree
 	}
 	before := f.meta.Bytes
 	enough := func() bool {
@@ -484,6 +484,10 @@ func (f *File) skip(tx *bolt.Tx, s skipping) error {
 	log := tx.Bucket([]byte("log"))
 	for !s.enough() {
 		low := lowest(s.cursors)
+		first, _ := log.Cursor().Seek(seqKey(low + 1))
+		if first == nil {
+			return f.filled(&FullError{Limit: s.limit}) // no sink holds anything
+		}
 		next := uint64(math.MaxUint64)
 		var behind []string
 		for _, sink := range f.sinkNames() {
@@ -496,8 +500,7 @@ func (f *File) skip(tx *bolt.Tx, s skipping) error {
 				behind = append(behind, sink)
 			}
 		}
-		first, _ := log.Cursor().Seek(seqKey(low + 1))
-		if len(behind) == 0 || first == nil {
+		if len(behind) == 0 {
 			return f.filled(&FullError{Limit: s.limit})
 		}
 		reached := min(next, log.Sequence())

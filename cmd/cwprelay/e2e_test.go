@@ -393,9 +393,9 @@ func (s *stage) start(args ...string) daemon {
 // until waits for something to become true.
 func (s *stage) until(what string, d daemon, holds func() bool) {
 	s.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !holds(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.t.Fatalf("not %s after 30 s:\n%s", what, d.stderr)
+			s.t.Fatalf("not %s after two minutes:\n%s", what, d.stderr)
 		}
 	}
 }

@@ -133,9 +133,9 @@ func (r *rig) changed(pairs ...string) string {
 // until waits for something to become true.
 func (r *rig) until(what string, holds func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("not %s after 30 s:\n%s", what, r.log)
+			r.t.Fatalf("not %s after two minutes:\n%s", what, r.log)
 		}
 	}
 }

@@ -152,6 +152,7 @@ func (s *Sink) isMissing(err error) error {
 	if s.missing.IsZero() {
 		s.missing = time.Now()
 	}
+	err = fmt.Errorf("topic %s does not exist; create it, or correct topic: %w", s.cfg.Topic, err)
 	if time.Since(s.missing) < s.cfg.MissingTopicGrace {
 		return err
 	}
