@@ -64,7 +64,7 @@ const groups = [
     items: [item('Overview', 'formats/'), item('ECS', 'formats/ecs'), item('OCSF', 'formats/ocsf'), item('Splunk CIM', 'formats/splunk'), item('CEF', 'formats/cef'), item('LEEF', 'formats/leef')],
   },
   { text: 'Operate', items: [item('Operations', 'operations'), item('Performance', 'performance'), item('Metrics and alerts', 'metrics'), item('Security', 'security'), item('Troubleshooting', 'troubleshooting')] },
-  { text: 'Decide', items: [item('Questions', 'faq'), item('Comparison', 'comparison'), item('Moving to cwprelay', 'migration')] },
+  { text: 'Decide', items: [item('Questions', 'faq'), item('Performance', 'performance'), item('Comparison', 'comparison'), item('Moving to cwprelay', 'migration')] },
 ]
 const more = rest(groups)
 if (more.length > 0) groups.push({ text: 'More', items: more })
