@@ -4,6 +4,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/cwprelay/cwprelay/config/secret"
 )
 
 // The codes that a request is repeated for within one List.
@@ -105,13 +107,30 @@ func clean(text string, limit int) string {
 	return text[:limit] + "…"
 }
 
-// hide removes secrets from a text.
+// hide removes secrets from a text, in every form in which a server may repeat
+// them, and what is left of one where the text was cut.
 func hide(text string, secrets []string) string {
+	const least = 6 // of a secret that was cut
 	for _, s := range secrets {
 		// Shorter ones would match by chance and hide nothing worth it.
-		if len(s) >= 4 {
-			text = strings.ReplaceAll(text, s, "********")
+		if len(s) < 4 {
+			continue
+		}
+		for _, form := range secret.New(s).Forms() {
+			text = strings.ReplaceAll(text, form, secret.Mask)
+			whole, cut := strings.CutSuffix(text, "…")
+			for n := len(form) - 1; cut && n >= least; n-- {
+				if strings.HasSuffix(whole, form[:n]) {
+					text = whole[:len(whole)-n] + secret.Mask + "…"
+					break
+				}
+			}
 		}
 	}
 	return text
+}
+
+// hide removes secrets from what the server said.
+func (e *Error) hide(secrets []string) {
+	e.Code, e.Message, e.RequestID = hide(e.Code, secrets), hide(e.Message, secrets), hide(e.RequestID, secrets)
 }

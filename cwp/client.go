@@ -220,7 +220,7 @@ func (c *Client) attempt(ctx context.Context, body []byte, urgent bool) (*Page, 
 	}
 	c.count(failure)
 	if failure != nil {
-		failure.Message = hide(failure.Message, creds.secrets())
+		failure.hide(append(creds.secrets(), c.proxySecrets()...))
 		return nil, failure
 	}
 	page.SentAt, page.ReceivedAt = sent, received
@@ -309,7 +309,7 @@ func (c *Client) post(ctx context.Context, in call) ([]byte, *Error) {
 			h.Set("X-TC-Token", token)
 		}
 	}
-	secrets := append(in.creds.secrets(), c.cfg.Proxy.Reveal())
+	secrets := append(in.creds.secrets(), c.proxySecrets()...)
 	resp, err := c.http.Do(req)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -326,6 +326,16 @@ func (c *Client) post(ctx context.Context, in call) ([]byte, *Error) {
 		return nil, &Error{Class: ClassAnswerSize, Message: "the answer is longer than max_body", HTTPStatus: resp.StatusCode}
 	}
 	return c.judge(resp, raw, in.open)
+}
+
+// proxySecrets are the proxy's address and the password in it.
+func (c *Client) proxySecrets() []string {
+	out := []string{c.cfg.Proxy.Reveal()}
+	if u, err := parseProxy(c.cfg.Proxy.Reveal()); err == nil && u != nil {
+		password, _ := u.User.Password()
+		out = append(out, password)
+	}
+	return out
 }
 
 // readAll reads a body, and one byte more than limit of a longer one. What the
@@ -422,12 +432,12 @@ func (c *Client) askSTS(ctx context.Context, in call, secrets []string, to any) 
 	in.region = cmp.Or(in.region, c.cfg.Region, stsRegion)
 	raw, failure := c.post(ctx, in)
 	if failure != nil {
-		failure.Message = hide(failure.Message, secrets)
+		failure.hide(append(secrets, c.proxySecrets()...))
 		return failure
 	}
 	err := openSTS(raw, to)
 	if e, ok := errors.AsType[*Error](err); ok {
-		e.Message = hide(e.Message, secrets)
+		e.hide(append(secrets, c.proxySecrets()...))
 	}
 	return err
 }

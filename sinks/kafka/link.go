@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,7 @@ func newLink(cfg Config) (*link, error) {
 		return nil, err
 	}
 	l := &link{conns: newConns(cfg.DialTimeout), files: cfg.TLS.Stamps()}
+	l.conns.plain = !useTLS
 	l.pool = &kafka.Transport{
 		Dial:           l.conns.dial,
 		DialTimeout:    cfg.DialTimeout,
@@ -82,6 +84,7 @@ func (l *link) hungUp(err error) bool {
 // conns are the open connections of one link.
 type conns struct {
 	dialer net.Dialer
+	plain  bool // what comes is the protocol itself, not TLS
 
 	mu     sync.Mutex // guards the fields below
 	open   map[*conn]struct{}
@@ -92,6 +95,50 @@ type conns struct {
 type conn struct {
 	net.Conn
 	conns *conns
+	frame frame
+}
+
+// Read reads on, as long as what comes can be Kafka.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.conns.plain && !c.frame.takes(b[:n]) {
+		return 0, errNoKafka
+	}
+	return n, err
+}
+
+var errNoKafka = errors.New("what answers does not speak Kafka")
+
+// maxFrame is the most that one answer may be, in bytes. Ours are small; the
+// metadata of a topic with thousands of partitions is not.
+const maxFrame = 64 << 20
+
+// A frame is how far the answer is read that comes: a length of four bytes and
+// as many more. The client crashes on a length that is none.
+type frame struct {
+	head [4]byte
+	have int // bytes of head
+	left int // of the answer
+	bad  bool
+}
+
+// takes reports whether more bytes can be Kafka's.
+func (f *frame) takes(b []byte) bool {
+	for len(b) > 0 && !f.bad {
+		if f.left > 0 {
+			n := min(f.left, len(b))
+			f.left, b = f.left-n, b[n:]
+			continue
+		}
+		f.head[f.have] = b[0]
+		b = b[1:]
+		if f.have++; f.have < len(f.head) {
+			continue
+		}
+		size := int32(binary.BigEndian.Uint32(f.head[:])) //nolint:gosec // negative ones are what is looked for
+		f.have, f.left, f.bad = 0, int(size), size < 0 || size > maxFrame
+	}
+	return !f.bad
 }
 
 func newConns(timeout time.Duration) *conns {

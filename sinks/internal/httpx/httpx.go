@@ -10,7 +10,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -108,7 +107,12 @@ type Client struct {
 // New makes a client of a valid configuration. The secrets are masked in
 // every error and excerpt. Nothing is opened or read before the first Do.
 func New(cfg HTTP, secrets ...secret.String) *Client {
-	return &Client{cfg: cfg, masks: masksOf(append(secrets, cfg.Proxy))}
+	secrets = append(secrets, cfg.Proxy)
+	if u, err := cfg.proxyURL(); err == nil && u != nil {
+		password, _ := u.User.Password()
+		secrets = append(secrets, secret.New(password))
+	}
+	return &Client{cfg: cfg, masks: masksOf(secrets)}
 }
 
 // NewWithTransport is New with rt in place of the network, for tests under a
@@ -362,9 +366,7 @@ func masksOf(secrets []secret.String) *strings.Replacer {
 		if len(value) < minSecret {
 			continue
 		}
-		for _, form := range []string{
-			value, url.QueryEscape(value), url.PathEscape(value), base64.StdEncoding.EncodeToString([]byte(value)),
-		} {
+		for _, form := range s.Forms() {
 			pairs = append(pairs, form, secret.Mask)
 		}
 	}
