@@ -210,6 +210,9 @@ func (a *app) wait(ctx context.Context, g *errgroup.Group) error {
 		return accountError(err)
 	case <-late.C:
 		a.log.Error("a part did not end in time; leaving all the same, nothing is lost")
+		if why := context.Cause(ctx); !errors.Is(why, context.Canceled) {
+			return accountError(why) // what ended the others
+		}
 		return nil
 	}
 }

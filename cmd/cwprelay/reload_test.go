@@ -896,3 +896,28 @@ func TestReloadKeepsPause(t *testing.T) {
 	r.until("paused", func() bool { return r.sinkState("soc") == delivery.Paused })
 	r.stop()
 }
+
+// Another state directory makes everything begin anew, also while a sink hangs
+// and ignores its context.
+func TestReloadOfStateDirDoesNotWaitForHungSink(t *testing.T) {
+	s := newStage(t, emulator.Config{Events: 20})
+	r := s.open()
+	part, _ := r.a.now.Load().find("sink archive").(*sinkPart)
+	hung := &stuckSink{Sink: part.sink, stuck: make(chan struct{}), release: make(chan struct{})}
+	defer close(hung.release)
+	var err error
+	if part.worker, err = delivery.New(delivery.Options{Name: "archive", Sink: hung, Config: part.cfg.Delivery, Journal: r.a.journal, Log: r.a.log}); err != nil {
+		t.Fatal(err)
+	}
+	err = r.a.daemon(t.Context(), nil, func(_ context.Context, sup *supervisor) error {
+		<-hung.stuck
+		s.write(r.changed("/state,", "/elsewhere,"))
+		return r.r.look(sup, true)
+	})
+	if anew, ok := errors.AsType[*anewError](err); !ok || filepath.Base(anew.next.State.Dir) != "elsewhere" {
+		t.Errorf("the daemon ended with %v", err)
+	}
+	if err := r.a.close(); err != nil {
+		t.Error(err)
+	}
+}
