@@ -288,6 +288,43 @@ func TestMistakesHaveOneClearMessageAndCode(t *testing.T) {
 	}
 }
 
+// TestFiveMistakesAreToldAtOnce has one mistake of each sort in a file: all are
+// told, each with its line and what to do, and nothing is begun.
+func TestFiveMistakesAreToldAtOnce(t *testing.T) {
+	s := newStage(t, emulator.Config{Events: 10})
+	s.write(`sources:
+  prod:
+    endpoint: ftp://127.0.0.1
+    poll_intervall: 15s
+    sweep_interval: 5s
+sinks:
+  soc: {splunk_hec: {url: "https://splunk:8088", token: "${NOT_SET_ANYWHERE}"}}
+  pipeline: {kafka: {brokers: ["kafka:9092"]}}
+state: {dir: ` + s.dir + `/state}
+`)
+	code, text := s.run("run", "-c", s.config)
+	if code != exitConfig {
+		t.Errorf("exit code %d, want %d", code, exitConfig)
+	}
+	for _, want := range []string{
+		"cwprelay.yaml:3: sources.prod.endpoint: the scheme must be http or https",
+		"cwprelay.yaml:4: sources.prod.poll_intervall: unknown key; did you mean poll_interval?",
+		"cwprelay.yaml:5: sources.prod.sweep_interval: 5s is shorter than poll_interval (15s)",
+		"cwprelay.yaml:7: sinks.soc.splunk_hec.token: the variable NOT_SET_ANYWHERE is not set; set it, or give a default: ${NOT_SET_ANYWHERE:-value}",
+		"cwprelay.yaml:8: sinks.pipeline.kafka.topic: required",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("not told: %s", want)
+		}
+	}
+	if t.Failed() || strings.Count(text, "cwprelay.yaml:") != 5 {
+		t.Errorf("told:\n%s", text)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "state")); err == nil {
+		t.Error("the state directory was made")
+	}
+}
+
 // TestSecondProcessIsRefused starts a second daemon on the same state.
 func TestSecondProcessIsRefused(t *testing.T) {
 	s := newStage(t, emulator.Config{Events: 10})
