@@ -46,6 +46,17 @@ func (a *answer) first() int64 {
 	return endOfTime
 }
 
+// after is how many items have a later sweep time.
+func (a *answer) after(second int64) int {
+	n := 0
+	for _, r := range a.rows {
+		if r.at > second {
+			n++
+		}
+	}
+	return n
+}
+
 func (a *answer) has(second int64) bool {
 	return slices.ContainsFunc(a.rows, func(r row) bool { return r.at == second })
 }

@@ -332,7 +332,11 @@ func (s *sweep) walk(ctx context.Context, p part, beside func(func() error)) err
 			waiting = waiting[1:]
 		}
 		last := a.last()
-		s.turned(last, len(a.rows))
+		fresh := len(a.rows)
+		if a != p.answer { // it shows the second that it was asked from again
+			fresh = a.after(cursor)
+		}
+		s.turned(last, fresh)
 		if a.short || last > p.to {
 			break
 		}

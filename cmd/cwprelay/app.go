@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/term"
 
 	"github.com/cwprelay/cwprelay/config"
 	"github.com/cwprelay/cwprelay/console"
@@ -233,9 +232,4 @@ func (a *app) watchJournal(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-}
-
-func isTerminal(w any) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }

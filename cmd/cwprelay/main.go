@@ -43,7 +43,7 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	tuneMemory(os.Environ())
 	os.Exit(run(ctx, process{
-		args: os.Args[1:], environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		args: os.Args[1:], environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: standardError(os.Stderr),
 	}))
 }
 

@@ -140,15 +140,14 @@ func serve(ctx context.Context, p process, cfg *config.Config, load func(text []
 			continue
 		}
 		ctx, end := context.WithCancel(ctx)
-		if isTerminal(p.stderr) {
-			go a.progress(ctx, p.stderr)
-		}
+		progressed := a.showProgress(ctx, p.stderr)
 		r := newReloader(cfg, load, log.Logger)
 		err = a.daemon(ctx, ln, func(ctx context.Context, s *supervisor) error {
 			manager.begin(s)
 			return r.run(ctx, hangup, s, manager)
 		})
 		end()
+		progressed()
 		manager.open.Store(nil)
 		anew, ok := errors.AsType[*anewError](err)
 		if !ok {
@@ -175,41 +174,6 @@ func openDaemon(ctx context.Context, cfg *config.Config, p process, log *logs) (
 	return a, ln, nil
 }
 
-// progress shows a line during the first sweep, rewritten in place.
-func (a *app) progress(ctx context.Context, w io.Writer) {
-	tick := time.NewTicker(500 * time.Millisecond)
-	defer tick.Stop()
-	shown := false
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		busy := false
-		for _, s := range a.sourceStatus() {
-			pr := s.Progress
-			if !pr.Running || !pr.First {
-				continue
-			}
-			busy, shown = true, true
-			line := fmt.Sprintf("\r\x1b[Kfirst sweep of %s: %d pages, %d events", s.Source, pr.Requests, pr.IDs)
-			if pr.Total > 0 {
-				line += fmt.Sprintf(" of about %d", pr.Total)
-				if took := time.Since(pr.Started); pr.IDs > 0 && int64(pr.IDs) < pr.Total {
-					left := time.Duration(float64(took) * float64(pr.Total-int64(pr.IDs)) / float64(pr.IDs))
-					line += ", about " + left.Round(time.Second).String() + " left"
-				}
-			}
-			_, _ = io.WriteString(w, line) // a terminal that has gone
-		}
-		if !busy && shown {
-			_, _ = io.WriteString(w, "\r\x1b[K")
-			return
-		}
-	}
-}
-
 // The most sweeps that --once tries for a certificate.
 const onceSweeps = 3
 
@@ -217,9 +181,7 @@ const onceSweeps = 3
 func (a *app) once(ctx context.Context, stderr io.Writer, timeout time.Duration) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	if isTerminal(stderr) {
-		go a.progress(ctx, stderr)
-	}
+	defer a.showProgress(ctx, stderr)()
 	go a.stalled(ctx, timeout, stop)
 
 	workers, workCtx := errgroup.WithContext(ctx)
