@@ -146,11 +146,12 @@ func (s *settings) countReference(ctx context.Context) (float64, error) {
 
 func (s *settings) countFile() string { return filepath.Join(s.dir, "count.log") }
 
-// counted is a command line under the counter, as one thread: what threads do
-// while they wait is not to be counted.
+// counted is a command line under the counter, as one thread and without
+// garbage collections: what threads do while they wait, and one collection more
+// or less, are not to be counted. What is allocated is.
 func (s *settings) counted(argv []string) (all, env []string) {
 	return append([]string{s.valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null", "--log-file=" + s.countFile()}, argv...),
-		[]string{"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
+		[]string{"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1", "GOGC=off"}
 }
 
 // collected reads what the counter found.
