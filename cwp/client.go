@@ -77,7 +77,7 @@ func newHTTP(cfg Config) (*http.Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		proxy = func(*http.Request) (*url.URL, error) { return u, nil }
+		proxy = http.ProxyURL(u)
 	}
 	connections, err := newTransport(cfg.TLS, func(conf *tls.Config) *http.Transport {
 		return &http.Transport{

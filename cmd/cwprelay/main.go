@@ -35,7 +35,7 @@ const (
 // version and commit are set when a release is built.
 var (
 	version = "0.0.0-dev"
-	commit  string // else the one that the build information names
+	commit  string //nolint:gochecknoglobals // the linker sets it, as version; else the build information names one
 )
 
 func main() {

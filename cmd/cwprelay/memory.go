@@ -39,7 +39,7 @@ func afterCollection() {
 	sample := []gc.Sample{{Name: "/gc/heap/live:bytes"}}
 	gc.Read(sample)
 	if alive := max(sample[0].Value.Uint64(), 1<<20); sample[0].Value.Kind() == gc.KindUint64 {
-		debug.SetGCPercent(int(100 * garbageBeside(alive) / alive))
+		debug.SetGCPercent(int(100 * garbageBeside(alive) / alive)) //nolint:gosec // at most 1200
 	}
 	sentinel := new([16]byte) // nobody holds it: it goes with the next collection
 	runtime.AddCleanup(sentinel, func(struct{}) { afterCollection() }, struct{}{})

@@ -30,7 +30,7 @@ type serviceManager struct {
 // newServiceManager is what NOTIFY_SOCKET names, with a watchdog.
 func newServiceManager(t *testing.T) *serviceManager {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "notify") // short enough for a socket
+	dir, err := os.MkdirTemp("", "notify") //nolint:usetesting // short enough for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

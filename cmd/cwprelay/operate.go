@@ -559,7 +559,7 @@ func progress(done, all, lately uint64, in time.Duration) string {
 	const cells = 30
 	all = max(all, 1)
 	done = min(done, all)
-	full := int(cells * done / all)
+	full := int(cells * done / all) //nolint:gosec // at most cells
 	line := fmt.Sprintf("[%s%s] %3d %%", strings.Repeat("#", full), strings.Repeat("-", cells-full), 100*done/all)
 	if rate := float64(lately) / max(in.Seconds(), 0.001); lately > 0 {
 		left := time.Duration(float64(all-done) / rate * float64(time.Second)).Round(time.Second)

@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,10 +48,9 @@ type Options struct {
 
 // An Exporter exports while Run runs. It is safe for concurrent use.
 type Exporter struct {
-	opt     Options
-	metrics metric.Exporter              // nil: not wanted
-	spans   sdktrace.SpanExporter        // nil: not wanted
-	tracer  atomic.Pointer[trace.Tracer] // nil: nothing is traced now
+	opt    Options
+	client *http.Client
+	tracer atomic.Pointer[trace.Tracer] // nil: nothing is traced now
 
 	mu    sync.Mutex // guards since
 	since time.Time  // of the first failure in a row; zero: the last export succeeded
@@ -61,35 +61,11 @@ const flushWithin = 3 * time.Second
 
 // New makes an Exporter. It connects to nobody. An error names the option.
 func New(opt Options) (*Exporter, error) {
-	e := &Exporter{opt: opt}
-	cfg := opt.Config
-	client, err := cfg.client()
+	client, err := opt.Config.client()
 	if err != nil {
 		return nil, fmt.Errorf("otlp.%w", err)
 	}
-	headers := map[string]string{}
-	for name, value := range cfg.Headers {
-		headers[name] = value.Reveal()
-	}
-	ctx := context.Background() // the exporters connect when they export
-	if cfg.wants(Metrics) {
-		e.metrics, err = otlpmetrichttp.New(ctx,
-			otlpmetrichttp.WithEndpointURL(cfg.url("/v1/metrics")), otlpmetrichttp.WithHeaders(headers),
-			otlpmetrichttp.WithHTTPClient(client), otlpmetrichttp.WithTimeout(cfg.Timeout),
-			otlpmetrichttp.WithCompression(otlpmetrichttp.GzipCompression),
-			// The next export holds the same and more.
-			otlpmetrichttp.WithRetry(otlpmetrichttp.RetryConfig{Enabled: false}))
-	}
-	if err == nil && cfg.wants(Traces) {
-		e.spans, err = otlptracehttp.New(ctx,
-			otlptracehttp.WithEndpointURL(cfg.url("/v1/traces")), otlptracehttp.WithHeaders(headers),
-			otlptracehttp.WithHTTPClient(client), otlptracehttp.WithTimeout(cfg.Timeout),
-			otlptracehttp.WithCompression(otlptracehttp.GzipCompression))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("otlp: %w", err)
-	}
-	return e, nil
+	return &Exporter{opt: opt, client: client}, nil
 }
 
 // Run exports until ctx is done, then once more, within three seconds. It is
@@ -99,26 +75,19 @@ func (e *Exporter) Run(ctx context.Context) error {
 	about, err := resource.New(ctx, resource.WithFromEnv(), resource.WithHost(),
 		resource.WithAttributes(attribute.String("service.name", "cwprelay"), attribute.String("service.version", e.opt.Version)))
 	if err != nil && !errors.Is(err, resource.ErrPartialResource) {
-		return fmt.Errorf("otlp: describe this process: %w", err)
+		e.note(fmt.Errorf("describe this process: %w", err))
 	}
-	var ends []func(context.Context) error
-	if e.spans != nil {
-		p := sdktrace.NewTracerProvider(sdktrace.WithResource(about), sdktrace.WithBatcher(watchedSpans{e.spans, e}))
-		ends = append(ends, p.Shutdown)
-		tracer := p.Tracer("github.com/cwprelay/cwprelay")
-		e.tracer.Store(&tracer)
-	}
-	if e.metrics != nil {
-		reader := metric.NewPeriodicReader(watchedMetrics{e.metrics, e}, metric.WithInterval(e.opt.Config.Interval),
-			metric.WithTimeout(e.opt.Config.Timeout), metric.WithProducer(bridge.NewMetricProducer(bridge.WithGatherer(e.opt.Gatherer))))
-		ends = append(ends, metric.NewMeterProvider(metric.WithResource(about), metric.WithReader(reader)).Shutdown)
+	spans, spansErr := e.traces(ctx, about)
+	metrics, metricsErr := e.metrics(ctx, about)
+	if err := errors.Join(spansErr, metricsErr); err != nil {
+		e.note(err)
 	}
 	<-ctx.Done()
 	e.tracer.Store(nil)
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushWithin)
 	defer cancel()
 	var flushed sync.WaitGroup
-	for _, end := range ends {
+	for _, end := range []func(context.Context) error{spans, metrics} {
 		flushed.Go(func() {
 			if err := end(last); err != nil {
 				e.note(err)
@@ -127,6 +96,57 @@ func (e *Exporter) Run(ctx context.Context) error {
 	}
 	flushed.Wait()
 	return nil // telemetry holds nobody up
+}
+
+func nothing(context.Context) error { return nil }
+
+// headers are those of each request.
+func (e *Exporter) headers() map[string]string {
+	headers := map[string]string{}
+	for name, value := range e.opt.Config.Headers {
+		headers[name] = value.Reveal()
+	}
+	return headers
+}
+
+// traces begins to export traces, where that is wanted, and returns what ends
+// it.
+func (e *Exporter) traces(ctx context.Context, about *resource.Resource) (end func(context.Context) error, err error) {
+	cfg := e.opt.Config
+	if !cfg.wants(Traces) {
+		return nothing, nil
+	}
+	to, err := otlptracehttp.New(ctx,
+		otlptracehttp.WithEndpointURL(cfg.url("/v1/traces")), otlptracehttp.WithHeaders(e.headers()),
+		otlptracehttp.WithHTTPClient(e.client), otlptracehttp.WithTimeout(cfg.Timeout),
+		otlptracehttp.WithCompression(otlptracehttp.GzipCompression))
+	if err != nil {
+		return nothing, err
+	}
+	p := sdktrace.NewTracerProvider(sdktrace.WithResource(about), sdktrace.WithBatcher(watchedSpans{to, e}))
+	tracer := p.Tracer("github.com/cwprelay/cwprelay")
+	e.tracer.Store(&tracer)
+	return p.Shutdown, nil
+}
+
+// metrics does the same for metrics.
+func (e *Exporter) metrics(ctx context.Context, about *resource.Resource) (end func(context.Context) error, err error) {
+	cfg := e.opt.Config
+	if !cfg.wants(Metrics) {
+		return nothing, nil
+	}
+	to, err := otlpmetrichttp.New(ctx,
+		otlpmetrichttp.WithEndpointURL(cfg.url("/v1/metrics")), otlpmetrichttp.WithHeaders(e.headers()),
+		otlpmetrichttp.WithHTTPClient(e.client), otlpmetrichttp.WithTimeout(cfg.Timeout),
+		otlpmetrichttp.WithCompression(otlpmetrichttp.GzipCompression),
+		// The next export holds the same and more.
+		otlpmetrichttp.WithRetry(otlpmetrichttp.RetryConfig{Enabled: false}))
+	if err != nil {
+		return nothing, err
+	}
+	reader := metric.NewPeriodicReader(watchedMetrics{to, e}, metric.WithInterval(cfg.Interval),
+		metric.WithTimeout(cfg.Timeout), metric.WithProducer(bridge.NewMetricProducer(bridge.WithGatherer(e.opt.Gatherer))))
+	return metric.NewMeterProvider(metric.WithResource(about), metric.WithReader(reader)).Shutdown, nil
 }
 
 // note notes how an export went.

@@ -41,14 +41,14 @@ func plan(batch []sinks.Message, digestAbove int, threads bool) []*post {
 		return []*post{digest(batch)}
 	}
 	var groups [][]int
-	for i := range batch {
-		f := format.Of(batch[i].Record)
+	for i, m := range batch {
+		f := format.Of(m.Record)
 		joined := false
 		for g, members := range groups {
 			first := format.Of(batch[members[0]].Record)
 			apart := f.EventTime.Sub(first.EventTime).Abs()
 			if f.VirusName != "" && f.VirusName == first.VirusName && f.ActionName == first.ActionName && apart <= grouped &&
-				(!threads || batch[i].Memo == "" && batch[members[0]].Memo == "") {
+				(!threads || m.Memo == "" && batch[members[0]].Memo == "") {
 				groups[g], joined = append(members, i), true
 				break
 			}
