@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -262,7 +263,7 @@ func everyKind(ctx context.Context, l *ledger, dir string, cfg rigConfig) ([]*de
 func openHEC(endless bool) func(*destination) error {
 	return func(d *destination) error {
 		d.name, d.window, d.late, d.loose = "soc", window, true, true
-		d.config = fmt.Sprintf(`{splunk_hec: {url: "http://%%s", token: %s, ack: "on", window: %d, ack_timeout: 10s}`, hectest.DefaultToken, window)
+		d.config = fmt.Sprintf(`{splunk_hec: {url: "http://%%s", token: %s, ack: "on", window: %d, ack_timeout: 5s}`, hectest.DefaultToken, window)
 		collector := hectest.New(hectest.Config{
 			Ack: true, Volatile: true, AckDelay: 20 * time.Millisecond, Forgets: endless,
 			Refuse: func(e hectest.Event) bool { return d.manners.bad(after(e.Event, `"event_id":`, ",}")) },
@@ -283,9 +284,13 @@ func openHEC(endless bool) func(*destination) error {
 			})
 		}
 		return d.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if d.random.Float64() < d.manners.restart {
+			switch draw := d.random.Float64(); {
+			case draw < d.manners.restart:
 				d.faults["restart"]++
 				collector.Restart() // with what was not indexed yet
+			case draw < 2*d.manners.restart && !strings.HasSuffix(r.URL.Path, "/ack"):
+				d.faults["never confirmed"]++
+				collector.Next(hectest.NeverAck())
 			}
 			collector.ServeHTTP(w, r)
 		}))

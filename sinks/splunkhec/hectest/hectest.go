@@ -99,7 +99,8 @@ func Internal(applied bool) Fault {
 // LostAnswer indexes the events and cuts the connection before the answer.
 func LostAnswer() Fault { return Fault{Apply: true, Drop: true} }
 
-// NeverAck takes the events and never confirms them.
+// NeverAck takes the events and never confirms them; a volatile collector has
+// lost them.
 func NeverAck() Fault { return Fault{NeverAck: true} }
 
 // Slow answers as usual after d.
@@ -543,9 +544,11 @@ func (s *Server) take(id string, body []byte, f Fault) answer {
 	for i := range good {
 		good[i].Request, good[i].Channel = s.requests[Events], id
 	}
-	if s.cfg.Volatile {
+	switch {
+	case s.cfg.Volatile && f.NeverAck: // what is never confirmed was lost
+	case s.cfg.Volatile:
 		s.pending = append(s.pending, batch{good, time.Now().Add(f.Delay + s.cfg.AckDelay)})
-	} else {
+	default:
 		s.index(good)
 	}
 	if problem.body != nil {

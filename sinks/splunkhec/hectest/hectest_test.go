@@ -222,10 +222,12 @@ func TestRestartLosesWhatIsNotIndexed(t *testing.T) {
 			t.Errorf("%d pending, %d indexed, want 1 and 0", n, s.Distinct())
 		}
 		time.Sleep(time.Second)
+		s.Next(hectest.NeverAck())
+		put("never confirmed")
 		id := put("lost")
 		s.Restart()
 		time.Sleep(time.Second)
-		if acks := ask(t, s, "/services/collector/ack", `{"acks":[1]}`, nil).Acks; id == nil || *id != 1 || acks["1"] {
+		if acks := ask(t, s, "/services/collector/ack", `{"acks":[1,2]}`, nil).Acks; id == nil || *id != 2 || acks["1"] || acks["2"] {
 			t.Errorf("id %v is confirmed after the restart: %v", id, acks)
 		}
 		if !slices.Equal(s.UIDs(), []string{"kept"}) || !slices.Equal(told, s.UIDs()) || s.Pending() != 0 {
