@@ -136,13 +136,15 @@ func (r *rig) misbehave(random *rand.Rand) error {
 	return nil
 }
 
-// behave ends all faults, but not that some events are refused for good.
+// behave ends all faults, but not that some events are refused for good, nor
+// that a collector loses what it has not confirmed: that takes a life as long
+// as the last one to show.
 func (r *rig) behave() {
 	for _, s := range r.sources {
 		s.api.SetFaults(emulator.Faults{})
 	}
 	for _, d := range r.dests {
-		d.setManners(manners{poison: 60})
+		d.setManners(manners{poison: 60, restart: 0.1})
 	}
 }
 
