@@ -35,6 +35,7 @@ type ledger struct {
 	dead   []map[string]bool // by sink: the uids of its dead letters
 	counts []tally           // by sink
 	gone   int               // records that all sinks had and that were forgotten
+	since  time.Time         // from here on the truth is known
 }
 
 type finding struct{ account, id string }
@@ -256,6 +257,9 @@ func (l *ledger) ordered() {
 		w := l.worlds[key.account]
 		versions := w.History(key.id)
 		for _, r := range h.records {
+			if r.observed.Before(l.since) {
+				continue
+			}
 			i := slices.IndexFunc(versions, func(v emulator.Version) bool {
 				return v.Shown && v.Status == r.status && (r.observed.IsZero() || !w.At(v.From).After(r.observed))
 			})
@@ -269,10 +273,11 @@ func (l *ledger) ordered() {
 }
 
 // forget drops what all sinks had and what is older than a time, but for each
-// event's last record.
+// event's last record. The truth of that time is given up too.
 func (l *ledger) forget(before time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.since = before.Add(time.Minute) // answers arrive later than they were true
 	everywhere := uint64(1)<<len(l.sinks) - 1
 	for _, h := range l.events {
 		n := 0

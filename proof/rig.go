@@ -315,8 +315,10 @@ func (r *rig) judge(ctx context.Context) error {
 	for _, s := range r.sweeps {
 		pairs += r.ledger.certified(s)
 	}
-	r.e.count("certified sweeps", len(r.sweeps))
-	r.e.count("pairs visible throughout one, summed", pairs)
+	if len(r.sweeps) > 0 {
+		r.e.count("certified sweeps", len(r.sweeps))
+		r.e.count("pairs visible throughout one, summed", pairs)
+	}
 	r.e.count("records in the journal", r.ledger.records())
 	tallies := r.ledger.tallies()
 	for _, d := range r.dests {
