@@ -43,6 +43,8 @@ func proofs() []proof {
 		crashProof(),
 		powerProof(),
 		diskProof(),
+		hostileProof(),
+		modelProof(),
 		networkProof(),
 		soakProof(),
 		mutationsProof(),
