@@ -487,7 +487,7 @@ func TestWrongWordsShowTheRightOnes(t *testing.T) {
 	t.Parallel()
 	s := &stage{t: t}
 	for want, args := range map[string][]string{
-		"did you mean test?":             {"sinks", "tst"},
+		"did you mean list or test?":     {"sinks", "tst"},
 		"usage: cwprelay sinks COMMAND":  {"sinks", "nonsense"},
 		"usage: cwprelay trace ID":       {"trace"},
 		"usage: cwprelay status [flags]": {"status", "--wach"},
