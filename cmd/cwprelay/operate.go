@@ -258,7 +258,8 @@ func traceCommand(p process) *cobra.Command {
 		Use: "trace ID", Short: "Show where an event came from and what became of it at each sink", Args: cobra.ExactArgs(1),
 		Long: `Shows each change of an event that the journal has: the sweep, request and time
 that showed it, and for each sink whether it waits, is settled or is a dead
-letter, with the destination's answer to the batch it was in. ID is an EventId,
+letter, with the destination's answer to the batch it was in: HTTP status, HEC
+ackId, Kafka partition and offsets. The event_uid is the _id in Elasticsearch. ID is an EventId,
 a finding_uid, the event_uid of one change, or # and a sequence in the journal.
 Exits with 3 if the journal has none.`,
 		Example: "  cwprelay trace 9007199254740993\n  cwprelay trace '#1042'",
