@@ -94,6 +94,7 @@ func NewAdmin(opt AdminOptions) *Admin {
 	handle("POST /v1/deadletters/drop", a.each(Steered.Drop))
 	handle("POST /v1/sinks/pause", a.pause(true))
 	handle("POST /v1/sinks/resume", a.pause(false))
+	handle("POST /v1/sinks/forget", a.forget)
 	handle("POST /v1/replay", a.replay)
 	handle("POST /v1/replay/end", a.endReplay)
 	handle("POST /v1/log", a.level)
@@ -521,7 +522,7 @@ func decodeInto(r *http.Request, v any) error {
 
 // Done says how many records a request was carried out for.
 type Done struct {
-	Records uint64 `json:"records"` // of a replay at most
+	Records uint64 `json:"records"` // of a replay at most; dead letters that were forgotten
 	From    uint64 `json:"from,omitzero"`
 }
 
@@ -560,6 +561,26 @@ func (a *Admin) pause(paused bool) func(r *http.Request) (any, error) {
 		}
 		return Done{}, err
 	}
+}
+
+// forget removes what is kept of a sink that is no longer configured.
+func (a *Admin) forget(r *http.Request) (any, error) {
+	var s Steering
+	if err := decodeInto(r, &s); err != nil {
+		return nil, err
+	}
+	if err := a.known(r.Context(), s.Sink); err != nil {
+		return nil, err
+	}
+	lease, err := a.opt.Store.Lease(r.Context(), "sink/"+s.Sink)
+	if err != nil {
+		return nil, err
+	}
+	dead, err := a.opt.Store.Forget(r.Context(), lease, s.Sink)
+	if errors.Is(err, journal.ErrConfigured) {
+		err = refuse(http.StatusConflict, "%v", err)
+	}
+	return Done{Records: uint64(dead)}, errors.Join(err, lease.Release()) //nolint:gosec // never negative
 }
 
 // replay begins a replay, by a sequence or a time.

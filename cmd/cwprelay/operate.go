@@ -442,8 +442,23 @@ func sequences(args []string) ([]uint64, error) {
 }
 
 // pauseCommands pause and resume a sink.
-func pauseCommands(p process) []*cobra.Command {
-	var out []*cobra.Command
+func steeringCommands(p process) []*cobra.Command {
+	x := &asking{p: p}
+	out := []*cobra.Command{x.command(&cobra.Command{
+		Use: "forget NAME", Short: "Remove what is kept of a sink that is no longer configured", Args: cobra.ExactArgs(1),
+		Long: `Removes the cursor, the dead letters, the receipts and the gaps of a sink that
+is no longer configured, for good. Without it they are kept, and a sink of that
+name that returns goes on where it was.`,
+	}, func(ctx context.Context, o *operator, args []string) error {
+		var done console.Done
+		if err := o.post(ctx, "/v1/sinks/forget", console.Steering{Sink: args[0]}, &done); err != nil {
+			return err
+		}
+		return x.show(done, func(w io.Writer) {
+			_, _ = fmt.Fprintf(w, "sink %s: forgotten, with %d dead letters\n", args[0], done.Records)
+		})
+	})}
+	out[0].ValidArgsFunction = cobra.NoFileCompletions // the configured ones cannot be forgotten
 	for _, verb := range []struct{ name, short, done string }{
 		{"pause", "Send nothing to the sink until it is resumed or cwprelay starts again; records wait in the journal", "paused; its records wait in the journal"},
 		{"resume", "Send to the sink again", "resumed"},

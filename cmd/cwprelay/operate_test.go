@@ -501,3 +501,41 @@ func TestWrongWordsShowTheRightOnes(t *testing.T) {
 		t.Errorf("sinks alone: %d, %s", code, errs)
 	}
 }
+
+// What is kept of a sink goes when it is not configured and a person says so,
+// and not before.
+func TestForgetsSinksThatAreNotConfigured(t *testing.T) {
+	s := newStage(t, emulator.Config{Events: 10})
+	if code, errs := s.run("run", "--once", "-c", s.config); code != exitDone {
+		t.Fatalf("exit %d: %s", code, errs)
+	}
+	if code, errs := s.ask(nil, "sinks", "forget", "archive"); code != exitFailed || !strings.Contains(errs, "take it out of the configuration first") {
+		t.Errorf("a configured one: %d, %s", code, errs)
+	}
+	if code, errs := s.ask(nil, "sinks", "forget", "nobody"); code != exitUsage || !strings.Contains(errs, "nobody") {
+		t.Errorf("one that never was: %d, %s", code, errs)
+	}
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept []string
+	for line := range strings.Lines(string(text)) {
+		if !strings.Contains(line, "archive:") {
+			kept = append(kept, line)
+		}
+	}
+	s.write(strings.Join(kept, ""))
+	if got := s.sink("archive").State; got != "unconfigured" {
+		t.Errorf("it is %s, not unconfigured", got)
+	}
+	var done console.Done
+	if code, errs := s.ask(&done, "sinks", "forget", "archive"); code != exitDone {
+		t.Errorf("forgetting: %d, %s", code, errs)
+	}
+	for _, sink := range s.overview().Sinks {
+		if sink.Name == "archive" {
+			t.Errorf("it is still there: %+v", sink)
+		}
+	}
+}

@@ -74,7 +74,7 @@ makes anything.`,
 	}
 	names := flags.sinkNames(p)
 	test.ValidArgsFunction, setup.ValidArgsFunction = names, names
-	for _, verb := range pauseCommands(p) {
+	for _, verb := range steeringCommands(p) {
 		c.AddCommand(verb)
 	}
 	return c
