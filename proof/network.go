@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -223,16 +224,42 @@ func (n *proxies) play(ctx context.Context, schedule []trouble) (map[string]int,
 			var toxic []byte
 			toxic, err = json.Marshal(map[string]any{"name": name, "type": t.kind, "stream": t.stream, "toxicity": 1, "attributes": t.amounts})
 			if err == nil {
-				_, err = p.Toxics.AddToxicJson(strings.NewReader(string(toxic)))
+				err = n.within(t.link, func() error {
+					_, err := p.Toxics.AddToxicJson(strings.NewReader(string(toxic)))
+					return err
+				})
 			}
 		default:
-			err = p.Toxics.RemoveToxic(ctx, name)
+			err = n.within(t.link, func() error { return p.Toxics.RemoveToxic(ctx, name) })
+		}
+		if errors.Is(err, toxiproxy.ErrToxicNotFound) {
+			err = nil // it went with a proxy that was replaced
 		}
 		if err != nil {
 			return kinds, fmt.Errorf("%s: %w", t, err)
 		}
 	}
 	return kinds, nil
+}
+
+// within changes the toxics of a proxy. Now and then that never returns, when a
+// connection ends at the same moment: then another proxy takes its place.
+func (n *proxies) within(link string, change func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- change() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(3 * time.Second):
+	}
+	old := n.links[link]
+	old.Stop()
+	p := toxiproxy.NewProxy(n.server, link, old.Listen, old.Upstream)
+	n.links[link] = p
+	if err := p.Start(); err != nil {
+		return fmt.Errorf("another proxy before %s: %w", link, err)
+	}
+	return nil
 }
 
 // failures accounts for the duplicates that attempts may have brought which
