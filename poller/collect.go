@@ -207,15 +207,29 @@ func (c *collecting) rest(ctx context.Context, q cwp.Query, first *answer) error
 	return c.byValues(ctx, q, rows, total)
 }
 
-// offsets pages by offset from one on, as far as total, and returns rows and
-// what that shows.
+// The most pages of one reading by offset. A server that counts more events in
+// one second has lost its count.
+const maxOffsetPages = 1000
+
+// offsets pages by offset from one on, as far as total or to the end of the
+// list, and returns rows and what that shows.
 func (c *collecting) offsets(ctx context.Context, q cwp.Query, rows []row, from int, total int64) ([]row, error) {
-	limit := c.s.p.kind.MaxLimit
-	return c.each(ctx, rows, max((int(total)-from+limit-1)/limit, 0), func(i int) cwp.Query {
-		q := q
-		q.Offset = from + i*limit
-		return q
-	})
+	limit := int64(c.s.p.kind.MaxLimit)
+	pages := int(min(max((total-int64(from)+limit-1)/limit, 0), maxOffsetPages))
+	for page := 0; page < pages; page += maxSideBySide {
+		before := len(rows)
+		n := min(maxSideBySide, pages-page)
+		var err error
+		rows, err = c.each(ctx, rows, n, func(i int) cwp.Query {
+			q := q
+			q.Offset = from + (page+i)*int(limit)
+			return q
+		})
+		if err != nil || len(rows) == before { // there is nothing that far
+			return rows, err
+		}
+	}
+	return rows, nil
 }
 
 // byValues asks by the values of fields until there are total rows.

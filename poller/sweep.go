@@ -509,7 +509,7 @@ func (s *sweep) probe(ctx context.Context, n int, total int64) ([]part, error) {
 	for i := range parts {
 		g.Go(func() error {
 			q := s.query()
-			q.Offset = int(total) * (i + 1) / n
+			q.Offset = int(total/int64(n)) * (i + 1) // whatever is counted, it does not overflow
 			a, err := s.sound(ctx, q)
 			if err != nil {
 				return err
