@@ -295,6 +295,24 @@ func TestOurMistakesHalt(t *testing.T) {
 	}
 }
 
+// Root may ask whether the service could write; the file must be the service's.
+func TestProbeLeavesNoFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out.jsonl")
+	s := open(t, file.Config{Path: path})
+	if got, err := s.Probe(t.Context()); err != nil || got != path+" size=0" {
+		t.Errorf("Probe: %q, %v", got, err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file is left: %v", err)
+	}
+	accepted(t, s, text("a"))
+	if _, err := s.Probe(t.Context()); err != nil {
+		t.Error(err)
+	}
+	accepted(t, s, text("b"))
+	wantContent(t, path, "a\nb\n")
+}
+
 func TestPermissionHalts(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("root may write everywhere")
