@@ -30,7 +30,7 @@ func (s *screen) Write(text []byte) (int, error) {
 	defer s.mu.Unlock()
 	if s.shown {
 		s.shown = false
-		if _, err := s.File.WriteString(eraseLine); err != nil {
+		if _, err := s.WriteString(eraseLine); err != nil {
 			return 0, err
 		}
 	}
@@ -45,7 +45,7 @@ func (s *screen) show(line string) {
 		return
 	}
 	s.shown = line != ""
-	_, _ = s.File.WriteString(eraseLine + line) // the terminal may have gone
+	_, _ = s.WriteString(eraseLine + line) // the terminal may have gone
 }
 
 // standardError is f, as a screen if it is one.

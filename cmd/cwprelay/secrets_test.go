@@ -185,7 +185,7 @@ func TestNoSecretIsEverShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	api := strings.Fields(string(text[strings.Index(string(text), "endpoint:"):]))[1]
-	hec := strings.Split(string(text[strings.Index(string(text), `splunk_hec: {url: "`)+19:]), `"`)[0]
+	hec, _, _ := strings.Cut(string(text[strings.Index(string(text), `splunk_hec: {url: "`)+19:]), `"`)
 	proxied := strings.Replace(loud.URL, "http://", "http://user:"+secrets["proxy-password"]+"@", 1)
 	creds := fmt.Sprintf(`{provider: static, secret_id: %s, secret_key: "%s", token: "%s"}`, emulator.DefaultSecretID, secrets["api-key"], secrets["api-token"])
 	quick := "requests_per_second: 20, poll_interval: 1s, sweep_interval: 1s"
@@ -242,7 +242,7 @@ shutdown_grace: 1s
 			t.Fatal(err)
 		}
 		req.SetBasicAuth("x", secrets["console-token"])
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := new(http.Client).Do(req)
 		if err != nil {
 			return nil
 		}
