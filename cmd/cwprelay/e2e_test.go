@@ -92,6 +92,14 @@ func (s *stage) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
+// asked is how many requests the API has answered, or failed.
+func (s *stage) asked() (n int) {
+	for _, count := range s.api.Stats().Requests {
+		n += count
+	}
+	return n
+}
+
 // run runs cwprelay to its end and returns its exit code and what it printed
 // on standard error.
 func (s *stage) run(args ...string) (int, string) {
@@ -206,22 +214,20 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 		if n%3 == 0 {
 			s.hec.Next(hectest.LostAnswer(), hectest.Busy())
 		}
-		cmd := s.command("run", "-c", s.config)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		asked := s.asked()
+		d := s.start("run", "-c", s.config)
+		s.until("asking the API", d, func() bool { return s.asked() > asked })
 		// The length of a life is what varies here; nothing is waited for.
-		time.Sleep(time.Duration(50+random.IntN(500)) * time.Millisecond)
-		if err := cmd.Process.Kill(); err != nil {
+		time.Sleep(time.Duration(random.IntN(500)) * time.Millisecond)
+		if err := d.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		s.kills++
-		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != -1 {
-			t.Fatalf("it ended by itself: %v\n%s", err, stderr.String())
+		if err := d.Wait(); d.ProcessState.ExitCode() != -1 {
+			t.Fatalf("it ended by itself: %v\n%s", err, d.stderr)
 		}
 	}
+	s.hec.Recover() // what lives were too short to meet
 	s.api.SetFaults(emulator.Faults{})
 	from, to := s.sweepAll()
 	s.requireAll(s.api.World().VisibleThroughout(from, to))
