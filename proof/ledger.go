@@ -247,6 +247,10 @@ func (l *ledger) having(r *record) []string {
 	return names
 }
 
+// grain is how exactly formats tell times: what is observed in one millisecond
+// may have come to be in the same.
+const grain = time.Millisecond
+
 // ordered checks that the changes of each event were told in the order in
 // which they were true, and not before they were: no older answer ever undid a
 // newer one.
@@ -261,7 +265,7 @@ func (l *ledger) ordered() {
 				continue
 			}
 			i := slices.IndexFunc(versions, func(v emulator.Version) bool {
-				return v.Shown && v.Status == r.status && (r.observed.IsZero() || !w.At(v.From).After(r.observed))
+				return v.Shown && v.Status == r.status && (r.observed.IsZero() || w.At(v.From).Before(r.observed.Add(grain)))
 			})
 			if i < 0 {
 				l.e.broke("the changes of event %s were told in an order that was never true, up to %s", key.id, r.arrival)
