@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -180,9 +181,9 @@ func TestNoHeartbeatWhereRecordsDoNotArrive(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				j := newMemory()
-				down := true
+				var up atomic.Bool
 				l := &listener{dest: &dest{answer: simply(func(int, []uint64) error {
-					if down {
+					if !up.Load() {
 						return failure
 					}
 					return nil
@@ -194,7 +195,7 @@ func TestNoHeartbeatWhereRecordsDoNotArrive(t *testing.T) {
 				if n := len(l.heard()); n != 1 {
 					t.Errorf("%d heartbeats", n)
 				}
-				down = false
+				up.Store(true)
 				after(10 * time.Minute)
 				if n := len(l.heard()); n < 2 {
 					t.Errorf("%d heartbeats after the recovery", n)
