@@ -434,7 +434,7 @@ func TestLeaderMoves(t *testing.T) {
 		sent += len(batch) - len(failures(err))
 		start := time.Now()
 		accepted(t, s, batch)
-		if took := time.Since(start); took > 2*time.Second {
+		if took := time.Since(start); took > 15*time.Second { // at once, on a machine that may be busy
 			t.Errorf("found the new leader after %s", took)
 		}
 		sent += len(batch)
