@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,6 +178,8 @@ func TestExampleIsValidAndEverywhereTheSame(t *testing.T) {
 func FuzzLoad(f *testing.F) {
 	f.Add(valid)
 	f.Add(config.Example())
+	f.Add("sinks: &a {x: *a}\n")
+	f.Add("format: {\"severity[-1]\": {severity: low}}\n")
 	f.Add("sources: {a: {credentials: {secret_key: x}}}\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.Contains(text, "${file:") {
@@ -199,5 +202,32 @@ func TestEnvironmentFillsAnEmptyBlock(t *testing.T) {
 	}
 	if got := cfg.Sinks["soc"].Kind.SplunkHEC.URL; got != "https://splunk.example:8088" {
 		t.Errorf("url is %q", got)
+	}
+}
+
+func TestKeysThatLeadNowhereAreMistakes(t *testing.T) {
+	nested := "a: &a [x, x]\n"
+	for next := range strings.SplitSeq("b a,c b,d c,e d,f e,g f,h g", ",") {
+		name, before, _ := strings.Cut(next, " ")
+		nested += fmt.Sprintf("%s: &%[1]s {a: *%s, b: *%[2]s, c: *%[2]s, d: *%[2]s, e: *%[2]s, f: *%[2]s}\n", name, before)
+	}
+	for name, tt := range map[string]struct{ environ, text, want string }{
+		"below a value":          {text: "log: {level: {x: info}}", want: "cwprelay.yaml:1: log.level.x: unknown key: log.level is a value"},
+		"below a value, named":   {environ: "CWPRELAY_LOG__LEVEL__X=info", want: "CWPRELAY_LOG__LEVEL__X: log.level.x: unknown key: log.level is a value"},
+		"a block of a list":      {environ: "CWPRELAY_FORMAT__SEVERITY[3]__SEVERITY=low", want: "CWPRELAY_FORMAT__SEVERITY[3]__SEVERITY: names no option"},
+		"one that cannot be":     {environ: "CWPRELAY_FORMAT__SEVERITY[-1]__SEVERITY=low", want: "CWPRELAY_FORMAT__SEVERITY[-1]__SEVERITY: names no option"},
+		"as a key":               {text: `format: {"severity[-1]": {severity: low}}`, want: "cwprelay.yaml:1: format.severity[-1]: a key must not hold a dot or a bracket"},
+		"a block in itself":      {text: "sinks: &a {x: *a}", want: "cwprelay.yaml:1: sinks.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x: too many keys, or blocks in each other"},
+		"blocks without measure": {text: nested, want: "too many keys, or blocks in each other"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opt := config.Options{Environ: []string{tt.environ}}
+			if tt.text != "" {
+				opt = config.Options{Path: write(t, tt.text)}
+			}
+			if _, err := config.Load(opt); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %.2000v, want %s", err, tt.want)
+			}
+		})
 	}
 }

@@ -38,8 +38,22 @@ func (l *loader) at(n *yaml.Node) place {
 	return place{text: fmt.Sprintf("%s:%d", filepath.Base(l.path), n.Line), line: n.Line}
 }
 
+// The most blocks in each other, and keys in all: aliases of a file may repeat
+// what they stand in without end.
+const (
+	maxDepth = 16
+	maxKeys  = 10_000
+)
+
 // walk takes what stands under a path.
 func (l *loader) walk(n *yaml.Node, path string) {
+	if strings.Count(path, ".") >= maxDepth || len(l.places) >= maxKeys {
+		if !l.endless {
+			l.fail(l.at(n), "%s: too many keys, or blocks in each other: does an alias (*name) stand in what it repeats?", path)
+		}
+		l.endless = true
+		return
+	}
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
@@ -114,8 +128,8 @@ func (l *loader) mapping(n *yaml.Node, path string) {
 			continue
 		}
 		first[key.Value] = key.Line
-		if strings.Contains(key.Value, ".") {
-			l.fail(l.at(key), "%s: a key must not hold a dot", full)
+		if strings.ContainsAny(key.Value, ".[]") {
+			l.fail(l.at(key), "%s: a key must not hold a dot or a bracket", full)
 			continue
 		}
 		l.walk(value, full)

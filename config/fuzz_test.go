@@ -15,6 +15,7 @@ func FuzzEnvironment(f *testing.F) {
 	f.Add("CWPRELAY_STATE__MAX_BYTES", "-1KiB")
 	f.Add("CWPRELAY_SOURCES__A__POLL_INTERVAL", "1e9h")
 	f.Add("CWPRELAY_", "")
+	f.Add("CWPRELAY_FORMAT__SEVERITY[-1]__SEVERITY", "low")
 	f.Add("CWPRELAY_SINKS__A__KAFKA__BROKERS", "a,b,${X:-${Y}}")
 	f.Add("CWPRELAY_SOURCES__A__CREDENTIALS__SECRET_KEY", "${hidden-key")
 	f.Fuzz(func(t *testing.T, name, value string) {

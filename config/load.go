@@ -52,6 +52,8 @@ type loader struct {
 	text   []byte
 	files  []string        // that were read
 	failed map[string]bool // paths whose value could not be made; their mistake is told
+
+	endless bool // the file has more than can be meant; told
 }
 
 type located struct {
@@ -217,6 +219,10 @@ func (l *loader) readEnv() {
 		if !strings.HasPrefix(name, envPrefix) || name == envConfig {
 			continue
 		}
+		if strings.ContainsAny(name, ".[]") {
+			l.fail(place{text: name}, "names no option: lists of blocks are written in the configuration file")
+			continue
+		}
 		parts := strings.Split(strings.TrimPrefix(name, envPrefix), "__")
 		l.set(l.match(parts), l.env[name], place{text: name})
 	}
@@ -349,6 +355,12 @@ func (l *loader) unknown(t reflect.Type, path string) {
 		}
 		if isBlock(next) || next.Kind() == reflect.Map {
 			l.unknown(next, full)
+			continue
+		}
+		for key, at := range l.places {
+			if strings.HasPrefix(key, full+".") {
+				l.fail(at, "%s: unknown key: %s is a value, not a block of options", key, full)
+			}
 		}
 	}
 }
