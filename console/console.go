@@ -134,6 +134,12 @@ func detail(src poller.Status, now time.Time) string {
 		return src.Full
 	case src.Error != "":
 		return src.Error
+	case src.Ahead != 0:
+		way := "behind"
+		if src.Ahead < 0 {
+			way = "ahead of"
+		}
+		return fmt.Sprintf("our clock is %s %s the API's: requests are corrected, the times that we write are not; set the clock (NTP)", src.Ahead.Abs(), way)
 	}
 	var parts []string
 	if !src.Certified.Ended.IsZero() {

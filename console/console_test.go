@@ -49,6 +49,8 @@ func TestEachReasonTurnsItRed(t *testing.T) {
 	late.Certified.Started = late.Certified.Ended
 	refused := good
 	refused.Error, refused.ErrorClass = "AuthFailure", "credentials"
+	off := good
+	off.Ahead = -6 * time.Minute
 	for name, tc := range map[string]struct {
 		source poller.Status
 		sink   delivery.Status
@@ -59,6 +61,7 @@ func TestEachReasonTurnsItRed(t *testing.T) {
 		"no sweep yet":          {poller.Status{}, delivery.Status{}, journal.Status{}, "no_certified_sweep_yet"},
 		"no sweep for long":     {late, delivery.Status{}, journal.Status{}, "no_certified_sweep"},
 		"the API refuses":       {refused, delivery.Status{}, journal.Status{}, "api_credentials"},
+		"our clock is off":      {off, delivery.Status{}, journal.Status{}, "api_clock"},
 		"a sink is halted":      {good, delivery.Status{Name: "soc", State: delivery.Halted, HaltReason: "403"}, journal.Status{}, "sink_halted"},
 		"the journal is full":   {good, delivery.Status{}, journal.Status{Full: &journal.FullError{Limit: "state.max_bytes"}}, "journal_full"},
 		"a sink that is behind": {good, delivery.Status{Name: "soc", State: delivery.Retrying}, journal.Status{}, ""},

@@ -43,7 +43,15 @@ type Page struct {
 	RequestID  string
 	SentAt     time.Time // before the request was written; with a monotonic reading
 	ReceivedAt time.Time // after the whole answer was read; with a monotonic reading
+	// Ahead is by how much the server's clock is ahead of ours, as its Date header
+	// says in whole seconds; 0 where it says nothing.
+	Ahead time.Duration
 }
+
+// MaxClockSkew is by how much the clocks of the API and of whoever asks may
+// differ: what is signed with a time further from its own is refused with
+// AuthFailure.SignatureExpire (the API's page "Signature v3", X-TC-Timestamp).
+const MaxClockSkew = 5 * time.Minute
 
 // An Item is one element of the list. Its texts are trimmed; a null, missing
 // or wrongly typed value is the empty text.

@@ -39,7 +39,8 @@ type Client struct {
 	limit *limiter
 	leave func() // gives up its share of limit
 	sent  atomic.Uint64
-	skew  atomic.Int64 // nanoseconds that the server's clock is ahead of ours
+	skew  atomic.Int64 // nanoseconds that the server's clock is ahead of ours, by which requests are corrected
+	ahead atomic.Int64 // the same as the last answer tells it
 }
 
 // New makes a client of a valid configuration. It makes no connection; an
@@ -223,7 +224,7 @@ func (c *Client) attempt(ctx context.Context, body []byte, urgent bool) (*Page, 
 		failure.hide(append(creds.secrets(), c.proxySecrets()...))
 		return nil, failure
 	}
-	page.SentAt, page.ReceivedAt = sent, received
+	page.SentAt, page.ReceivedAt, page.Ahead = sent, received, time.Duration(c.ahead.Load())
 	return page, nil
 }
 
@@ -364,10 +365,12 @@ func (c *Client) judge(resp *http.Response, raw []byte, open func([]byte) *Error
 		}
 		failure = e.failure(resp.StatusCode)
 	}
-	if failure != nil && failure.Class == ClassClock {
-		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-			c.skew.Store(int64(time.Until(date)))
-			failure.Message += " (our clock differs from the server's by " + time.Until(date).Round(time.Second).String() + ")"
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		ahead := time.Until(date)
+		c.ahead.Store(int64(ahead))
+		if failure != nil && failure.Class == ClassClock {
+			c.skew.Store(int64(ahead))
+			failure.Message += " (our clock differs from the server's by " + ahead.Round(time.Second).String() + ")"
 		}
 	}
 	switch {

@@ -180,6 +180,9 @@ func TestClockIsCorrected(t *testing.T) {
 	if err != nil || len(page.Items) != 3 {
 		t.Fatalf("page %+v, %v", page, err)
 	}
+	if page.Ahead < 59*time.Minute || page.Ahead > time.Hour {
+		t.Errorf("the server is ahead by %s, want an hour", page.Ahead)
+	}
 }
 
 // TestFileCredentialsAreReadAgain rotates the keys of a running client.

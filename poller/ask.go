@@ -114,6 +114,7 @@ func (p *Poller) ask(ctx context.Context, q cwp.Query) (*answer, error) {
 		page, err := p.opt.API.List(ctx, q)
 		if err == nil {
 			p.answered()
+			p.clock(page.Ahead)
 			return p.answer(page, q), nil
 		}
 		if ctx.Err() != nil {
@@ -209,6 +210,22 @@ func (p *Poller) answered() {
 	})
 	if !since.IsZero() {
 		p.log.Info("the API can be polled again", zap.Duration("after", time.Since(since)))
+	}
+}
+
+// clock tells when our clock begins and ends to differ by more than the API
+// takes. Requests are corrected then; what we write ourselves is not.
+func (p *Poller) clock(ahead time.Duration) {
+	if ahead.Abs() <= cwp.MaxClockSkew {
+		ahead = 0
+	}
+	var before time.Duration
+	p.update(func(s *Status) { before, s.Ahead = s.Ahead, ahead.Round(time.Second) })
+	switch {
+	case before == 0 && ahead != 0:
+		p.log.Error("the clock of this machine is off: requests are corrected, the times of records are not", zap.Duration("api_ahead_by", ahead.Round(time.Second)))
+	case before != 0 && ahead == 0:
+		p.log.Info("the clock of this machine is right again")
 	}
 }
 

@@ -24,6 +24,10 @@ type Status struct {
 	ErrorClass string    // class of that error
 	Since      time.Time // when that began
 	Full       string    // why the journal takes nothing in; empty while it does
+
+	// Ahead is by how much the API's clock is ahead of ours, where that is more
+	// than cwp.MaxClockSkew; else 0.
+	Ahead time.Duration
 }
 
 // Progress is how far the running sweep has come.
@@ -54,8 +58,8 @@ const classAccount = "account"
 
 // NotReady names why the source cannot be relied on at a moment, "" when it
 // can: one of NotReadyCodes. No certified sweep ended within three times the
-// longer of the sweep interval and the last sweep, the API refuses or fails, or
-// it counts events that it does not give.
+// longer of the sweep interval and the last sweep, the API refuses or fails, it
+// counts events that it does not give, or our clock is off.
 func (s Status) NotReady(now time.Time) string {
 	switch {
 	case s.Full != "":
@@ -64,6 +68,8 @@ func (s Status) NotReady(now time.Time) string {
 		return "account_changed"
 	case s.Error != "":
 		return "api_" + s.ErrorClass
+	case s.Ahead != 0:
+		return "api_" + cwp.ClassClock.String()
 	case !s.Last.Certified && s.Last.Reason == "withheld":
 		return "events_withheld"
 	case s.Certified.Ended.IsZero():

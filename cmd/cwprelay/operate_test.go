@@ -340,7 +340,12 @@ func TestEachTroubleHasAName(t *testing.T) {
 			func() { world.SetQuirks(emulator.Quirks{}) },
 		},
 		{
-			"the clock is off", "api_clock" + source,
+			"the clock is off, and correcting it helps", "api_clock" + source,
+			func() { s.api.SetClockSkew(-7 * time.Minute) },
+			func() { s.api.SetClockSkew(0) },
+		},
+		{
+			"the clock is off, and correcting it does not help", "api_clock" + source,
 			func() { s.api.SetFaults(emulator.Faults{Codes: map[string]float64{"AuthFailure.SignatureExpire": 1}}) },
 			func() { s.api.SetFaults(emulator.Faults{}) },
 		},

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,7 +34,7 @@ import (
 type Server struct {
 	world   *World
 	account string
-	skew    time.Duration
+	skew    atomic.Int64 // nanoseconds by which its clock is ahead
 	limit   int
 
 	// mu guards what follows and orders changes of the list against answers:
@@ -58,7 +59,6 @@ func New(cfg Config) *Server {
 	s := &Server{
 		world:     NewWorld(cfg.Seed, cfg.Events, time.Now()),
 		account:   cfg.Account,
-		skew:      cfg.ClockSkew,
 		limit:     cfg.Limit,
 		secretID:  cfg.SecretID,
 		secretKey: cfg.SecretKey.Reveal(),
@@ -71,6 +71,7 @@ func New(cfg Config) *Server {
 		ops:       map[Op]int{},
 	}
 	s.world.SetQuirks(cfg.Quirks)
+	s.SetClockSkew(cfg.ClockSkew)
 	return s
 }
 
@@ -92,6 +93,12 @@ func (s *Server) SetFaults(f Faults) {
 	defer s.mu.Unlock()
 	s.faults = f
 }
+
+// SetClockSkew sets by how much the emulator's clock is ahead.
+func (s *Server) SetClockSkew(d time.Duration) { s.skew.Store(int64(d)) }
+
+// clock is the emulator's time.
+func (s *Server) clock() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }
 
 // SetRate sets how many operations per second Run lets happen.
 func (s *Server) SetRate(rate float64) {
@@ -325,7 +332,7 @@ func (s *Server) authenticate(r *http.Request, body []byte) (authorization, *API
 	case r.Header.Get("X-TC-Token") != token:
 		return a, authFailure("TokenFailure", "Token verification failed.")
 	}
-	return a, a.verify(r, body, secretKey, time.Now().Add(s.skew))
+	return a, a.verify(r, body, secretKey, s.clock())
 }
 
 // throttle counts a request of a credential and action against the limit: so
@@ -439,7 +446,7 @@ func (s *Server) reply(w http.ResponseWriter, response []byte, apiErr *APIError)
 func (s *Server) header(w http.ResponseWriter, length int) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(length))
-	w.Header().Set("Date", time.Now().Add(s.skew).UTC().Format(http.TimeFormat))
+	w.Header().Set("Date", s.clock().UTC().Format(http.TimeFormat))
 }
 
 // truncate promises a whole answer and sends half of it.
