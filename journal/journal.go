@@ -287,7 +287,7 @@ type Receipt struct {
 	Records  int // of the range that were sent; the others were refused by when:
 	Failed   bool
 	Answer   string
-	Again    bool // sent again: by a replay, or out of the dead letters
+	Again    bool // sent again: by a replay, or out of the dead letters; the first receipt stays beside it
 }
 
 // A Gap is a range of records that a sink did not get and will not get by

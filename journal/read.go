@@ -257,7 +257,7 @@ func (f *File) DeadLetters(_ context.Context, sink string, after uint64, limit i
 
 // Receipts returns those of the batches that a record was in. A batch holds at
 // most some ten thousand records, so only the receipts shortly before the
-// record can be meant.
+// record can be meant. Of those that begin at one record the earlier come first.
 func (f *File) Receipts(_ context.Context, sink string, seq uint64) ([]Receipt, error) {
 	const most = 10_000 // of a range, refused ones aside
 	var out []Receipt
@@ -270,9 +270,13 @@ func (f *File) Receipts(_ context.Context, sink string, seq uint64) ([]Receipt, 
 		}
 		key, row := before()
 		for n := 0; hasPrefix(key, prefix) && n < most; n++ {
-			var r Receipt
-			if err := decodeJSON(rowReceipt, key, row, &r); err == nil && r.Range.First <= seq && seq <= r.Range.Last {
-				out = append(out, r)
+			var stored receipts
+			if err := decodeJSON(rowReceipt, key, row, &stored); err == nil {
+				for _, r := range slices.Backward(stored.all()) {
+					if r.Range.First <= seq && seq <= r.Range.Last {
+						out = append(out, r)
+					}
+				}
 			}
 			key, row = c.Prev()
 		}

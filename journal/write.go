@@ -678,13 +678,12 @@ func (f *File) drop(tx *bolt.Tx, goes func(k, v []byte) bool, log *bolt.Bucket) 
 // trimBeside removes the receipts of records that are gone, and notes what a
 // sink that is not configured will not find when it returns.
 func (f *File) trimBeside(tx *bolt.Tx, gone uint64) error {
-	receipts := tx.Bucket([]byte("receipt"))
-	c := receipts.Cursor()
+	c := tx.Bucket([]byte("receipt")).Cursor()
 	for k, _ := c.First(); k != nil; k, _ = c.Next() {
 		if lastSeq(k) <= gone {
-			var r Receipt
+			var stored receipts
 			_, row := c.Seek(k)
-			if decodeJSON(rowReceipt, k, row, &r) == nil && r.Range.Last > gone {
+			if decodeJSON(rowReceipt, k, row, &stored) == nil && stored.last() > gone {
 				continue
 			}
 			if err := c.Delete(); err != nil {
@@ -830,11 +829,8 @@ func (f *File) Settle(ctx context.Context, lease Lease, s Settlement) error {
 		if err := putReplay(tx, s.Sink, replay); err != nil {
 			return engine(err)
 		}
-		receipts := tx.Bucket([]byte("receipt"))
-		for _, r := range s.Receipts {
-			if err := putJSON(receipts, rowReceipt, sinkSeqKey(s.Sink, r.Range.First), r); err != nil {
-				return engine(err)
-			}
+		if err := putReceipts(tx, s.Sink, s.Receipts); err != nil {
+			return engine(err)
 		}
 		memos := tx.Bucket([]byte("memo"))
 		for k, memo := range s.Memos {
