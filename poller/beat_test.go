@@ -159,3 +159,25 @@ func (b blocking) Append(ctx context.Context, l journal.Lease, batch journal.Bat
 	}
 	return b.File.Append(ctx, l, batch)
 }
+
+// Whoever is told to stop while a verdict is stored shares nothing with what is
+// still at it; the race detector tells.
+func TestStopDuringTheVerdict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 7, 20)
+		ctx, stop := context.WithCancel(t.Context())
+		groups := 0 // the beginning, the answer, the verdict
+		r.opt.Beat = func(loop string, within time.Duration) {
+			if loop != "intake" || within == 0 {
+				return
+			}
+			if groups++; groups == 3 {
+				stop()
+				time.Sleep(time.Second) // the sweep returns meanwhile
+			}
+		}
+		if cert, err := r.once(ctx); err != nil || cert.Certified || groups != 3 {
+			t.Errorf("%+v, %v after %d groups, want no verdict", cert, err, groups)
+		}
+	})
+}

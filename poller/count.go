@@ -71,12 +71,12 @@ func (s *sweep) total(ctx context.Context) (int64, error) {
 }
 
 // seen counts the distinct ids that were read with a sweep time in a range.
-func (s *sweep) seen(ctx context.Context, first, last int64) (n int, err error) {
-	err = s.in.do(ctx, func() error {
-		n = s.in.set.Count(s.mark, first, last)
-		return nil
-	})
-	return n, err
+func (s *sweep) seen(ctx context.Context, first, last int64) (int, error) {
+	var n int
+	if err := s.in.do(ctx, func() error { n = s.in.set.Count(s.mark, first, last); return nil }); err != nil {
+		return 0, err
+	}
+	return n, nil
 }
 
 // search halves a range of time until what it counts more than was read is

@@ -209,7 +209,8 @@ func (in *intake) take(ctx context.Context, a *answer, by origin, owns func(int6
 	return j.done, in.send(ctx, j)
 }
 
-// do runs f where the set may be asked and stored.
+// do runs f where the set may be asked and stored. Once it has returned an
+// error f may still run: what f writes must not be looked at then.
 func (in *intake) do(ctx context.Context, f func() error) error {
 	j := job{do: f, done: make(chan taken, 1)}
 	if err := in.send(ctx, j); err != nil {

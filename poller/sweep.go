@@ -76,7 +76,7 @@ func (p *Poller) sweep(ctx context.Context, in *intake, show *showing) (cert jou
 	}
 	p.rtt, p.exclusive, p.endExcl = s.rtt, s.excl, s.endExcl
 	if endErr := s.end(ctx); endErr != nil {
-		return s.cert, errors.Join(err, endErr)
+		return journal.Certificate{}, errors.Join(err, endErr) // the intake may be at it still
 	}
 	return s.cert, err
 }

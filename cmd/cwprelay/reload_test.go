@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/big"
 	"net"
 	"net/http"
@@ -23,6 +24,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -918,6 +920,44 @@ func TestReloadOfStateDirDoesNotWaitForHungSink(t *testing.T) {
 		t.Errorf("the daemon ended with %v", err)
 	}
 	if err := r.a.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// With another state directory everything begins anew there: what the API shows
+// is told again, and the former directory is free for others.
+func TestReloadToAnotherStateDir(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, emulator.Config{Events: 30})
+	d := s.start("run", "-c", s.config)
+	delivered := func(lines int) func() bool {
+		return func() bool {
+			_, err := os.Stat(filepath.Join(s.dir, "elsewhere", socketName))
+			if lines > 30 && err != nil {
+				return false
+			}
+			return s.lines() == lines
+		}
+	}
+	s.until("all is delivered", d, delivered(30))
+	text := readAll(t, s.config)
+	s.write(strings.Replace(text, "/state,", "/elsewhere,", 1))
+	if err := d.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	s.until("all is delivered from the other directory", d, delivered(60))
+	s.until("ready again", d, func() bool { v := s.overview(); return v.Running && v.Ready.Ready })
+	if _, err := os.Stat(filepath.Join(s.dir, "state", socketName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the former socket: %v", err)
+	}
+	former := filepath.Join(s.dir, "former.yaml")
+	if err := os.WriteFile(former, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, errs := s.run("run", "--once", "-c", former); code != exitDone || s.lines() != 60 {
+		t.Errorf("a process on the former directory: %d, %d lines, %s", code, s.lines(), errs)
+	}
+	if err := errors.Join(d.Process.Signal(syscall.SIGTERM), d.Wait()); err != nil {
 		t.Error(err)
 	}
 }
