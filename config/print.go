@@ -22,6 +22,16 @@ var example string
 // Example is a commented configuration with every kind of block.
 func Example() string { return example }
 
+// ExampleJSON writes the values of Example as one JSON object, which can be read
+// as a configuration too.
+func ExampleJSON(w io.Writer) error {
+	var values map[string]any
+	if err := yaml.Unmarshal([]byte(example), &values); err != nil {
+		return fmt.Errorf("write the sample: %w", err)
+	}
+	return json.NewEncoder(w).Encode(values)
+}
+
 // Print writes the values in force as YAML that can be read again, secrets
 // masked.
 func (c *Config) Print(w io.Writer) error {

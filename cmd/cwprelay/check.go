@@ -163,19 +163,26 @@ func configCommand(p process) *cobra.Command {
 	}
 	flags.add(show)
 	show.Flags().VarP(&output, "output", "o", "text (YAML) or json")
-	c.AddCommand(show, explainCommand(p), &cobra.Command{
+	schema := &cobra.Command{
 		Use: "schema", Short: "Print the JSON Schema of the file, for editors", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := io.WriteString(p.stdout, config.Schema())
 			return err
 		},
-	}, &cobra.Command{
+	}
+	schema.Flags().VarP(&output, "output", "o", "text or json: the same")
+	example := &cobra.Command{
 		Use: "example", Short: "Print a commented sample", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if output == jsonOutput {
+				return config.ExampleJSON(p.stdout)
+			}
 			_, err := io.WriteString(p.stdout, config.Example())
 			return err
 		},
-	})
+	}
+	example.Flags().VarP(&output, "output", "o", "text (YAML with comments) or json")
+	c.AddCommand(show, explainCommand(p), schema, example)
 	return c
 }
 

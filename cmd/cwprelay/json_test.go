@@ -50,6 +50,8 @@ func TestEveryVerbSpeaksJSON(t *testing.T) {
 	with(`"request_id":"`, "check")
 	with(`"soc":{`, "config", "print")
 	with(`"sinks.soc.splunk_hec.token"`, "config", "explain")
+	says(`"$schema"`, "config", "schema")
+	says(`"sinks":{`, "config", "example")
 	with(`"name":"archive"`, "sinks", "list")
 	with(`"accepted":true`, "sinks", "test", "archive")
 	if err := os.Remove(filepath.Join(s.dir, "out.jsonl")); err != nil {

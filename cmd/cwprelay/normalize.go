@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +27,7 @@ type normalizing struct {
 	account, dialect string
 	zone, action     string
 	explain, pretty  bool
+	output           outputFlag
 
 	rules  *format.Rules
 	encode format.Encoder
@@ -35,7 +37,7 @@ type normalizing struct {
 }
 
 func normalizeCommand(p process) *cobra.Command {
-	n := &normalizing{stdout: p.stdout, stderr: p.stderr}
+	n := &normalizing{output: textOutput, stdout: p.stdout, stderr: p.stderr}
 	c := &cobra.Command{
 		Use: "normalize [--format NAME | --sink NAME] < FILE", Short: "Show what becomes of the API's events in a format",
 		Long: `Reads events as the API gives them from standard input and writes what becomes
@@ -44,7 +46,8 @@ in any number. Nothing is asked, kept or sent.
 
 With --config the rules of that configuration hold (severity, redact, transform
 of --sink). --explain says on standard error which rule gave severity, category
-and techniques, and what could not be read.`,
+and techniques, and what could not be read. With --output json each line is an
+object that holds the event's id, what becomes of it, and with --explain why.`,
 		Example: `  cwprelay normalize --format ecs --explain < answer.json
   cwprelay normalize --config cwprelay.yaml --sink qradar < event.json`,
 		Args: cobra.NoArgs,
@@ -60,6 +63,7 @@ and techniques, and what could not be read.`,
 	f.StringVar(&n.action, "action", string(event.Detected), "what happened: detected, redetected, status-changed, closed or reopened")
 	f.BoolVar(&n.explain, "explain", false, "say why, on standard error")
 	f.BoolVar(&n.pretty, "pretty", false, "JSON over several lines (default on a terminal)")
+	f.VarP(&n.output, "output", "o", "text: the event as the format has it; or json")
 	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(format.Names(), cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 	return c
 }
@@ -144,20 +148,88 @@ func (n *normalizing) one(kind *cwp.Kind, item cwp.Item) error {
 	if err != nil {
 		return fmt.Errorf("event %s: %w", item.ID, err)
 	}
-	if n.isJSON && n.pretty {
+	if n.output == jsonOutput {
+		v := normalized{EventID: item.ID, UID: r.UID, Format: n.format}
+		if n.isJSON {
+			v.Document = out
+		} else {
+			v.Text = string(out)
+		}
+		if n.explain {
+			v.Why = new(derived(r, f))
+		}
+		if out, err = json.Marshal(v); err != nil {
+			return fmt.Errorf("event %s: %w", item.ID, err)
+		}
+	} else if n.explain {
+		if _, err := io.WriteString(n.stderr, explained(r, f)); err != nil {
+			return err
+		}
+	}
+	if n.pretty && (n.isJSON || n.output == jsonOutput) {
 		var b bytes.Buffer
 		if err := json.Indent(&b, out, "", "  "); err != nil {
 			return fmt.Errorf("event %s: %w", item.ID, err)
 		}
 		out = b.Bytes()
 	}
-	if n.explain {
-		if _, err := io.WriteString(n.stderr, explained(r, f)); err != nil {
-			return err
-		}
-	}
 	_, err = n.stdout.Write(append(out, '\n'))
 	return err
+}
+
+// normalized is what --output json says of an event.
+type normalized struct {
+	EventID  string          `json:"event_id"`
+	UID      string          `json:"event_uid"`
+	Format   string          `json:"format"`
+	Document json.RawMessage `json:"document,omitzero"` // of a format that is JSON
+	Text     string          `json:"text,omitzero"`     // of another
+	Why      *derivation     `json:"why,omitzero"`
+}
+
+// A derivation says what was derived of an event, and from what.
+type derivation struct {
+	Severity           string            `json:"severity"`
+	SeverityRule       string            `json:"severity_rule"`
+	ThreatSeverity     string            `json:"threat_severity"`
+	ThreatSeverityRule string            `json:"threat_severity_rule"`
+	Category           string            `json:"category"`
+	ThreatMatch        string            `json:"threat_match,omitzero"` // what led to the category
+	Techniques         []string          `json:"techniques"`
+	Status             string            `json:"status"`
+	Closed             bool              `json:"closed"`
+	Alert              bool              `json:"alert"`
+	Time               time.Time         `json:"time"`
+	Host               string            `json:"host"`
+	Unread             map[string]string `json:"unread,omitempty"` // times that are none
+	Redacted           bool              `json:"redacted"`
+	Truncated          []string          `json:"truncated,omitzero"`
+}
+
+func derived(r *event.Record, f *format.Finding) derivation {
+	d := derivation{
+		Severity: f.Severity.String(), SeverityRule: f.SeverityRule,
+		ThreatSeverity: f.ThreatSeverity.String(), ThreatSeverityRule: f.ThreatSeverityRule,
+		Category: f.Category, ThreatMatch: f.ThreatMatch, Techniques: []string{},
+		Status: r.Status.Symbol, Closed: f.Closed, Alert: f.Alert, Time: f.EventTime, Host: f.Host,
+		Unread: unread(f), Redacted: f.Redacted, Truncated: f.Truncated,
+	}
+	for _, t := range f.Techniques {
+		d.Techniques = append(d.Techniques, t.MostExact())
+	}
+	return d
+}
+
+// unread are the times of an event that cannot be read, by field.
+func unread(f *format.Finding) map[string]string {
+	out := map[string]string{}
+	if f.DetectTime.IsZero() && f.DetectTimeText != "" {
+		out["DetectTime"] = f.DetectTimeText
+	}
+	if f.StartTime.IsZero() && f.StartTimeText != "" {
+		out["StartTime"] = f.StartTimeText
+	}
+	return out
 }
 
 // explained says in words what was derived, and from what. Untrusted text in
@@ -195,10 +267,9 @@ func explained(r *event.Record, f *format.Finding) string {
 	line("alert", "%v: %s", f.Alert, map[bool]string{true: "detected, detected again or reopened, and open", false: "only open events that were detected or reopened are"}[f.Alert])
 	line("time", "%s", f.EventTime.Format(time.RFC3339Nano))
 	line("host", "%s", f.Host)
-	for name, text := range map[string]string{"DetectTime": f.DetectTimeText, "StartTime": f.StartTimeText} {
-		if at := map[string]time.Time{"DetectTime": f.DetectTime, "StartTime": f.StartTime}[name]; at.IsZero() && text != "" {
-			line("unread", "%s %q is no time in %s", name, text, r.Zone)
-		}
+	times := unread(f)
+	for _, name := range slices.Sorted(maps.Keys(times)) {
+		line("unread", "%s %q is no time in %s", name, times[name], r.Zone)
 	}
 	if f.Redacted {
 		line("redacted", "a secret in the command line was masked")

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -53,6 +55,31 @@ func TestNormalizeExplains(t *testing.T) {
 	}
 	if strings.Contains(errs, "hunter2") || strings.Contains(errs, "\x1b") {
 		t.Errorf("untrusted text is shown: %q", errs)
+	}
+}
+
+func TestNormalizeSpeaksJSON(t *testing.T) {
+	const input = `{"EventId":1,"VirusName":"Linux.Miner.X","HandleStatus":5,"DetectTime":"soon","CmdLine":"x --password=hunter2\u001b[2J"}`
+	for format, want := range map[string]string{"text": `"text":"Tencent CWP: Linux.Miner.X process detected on unknown"`, "ecs": `"document":{"@timestamp":`} {
+		code, out, errs := normalize(t, input, "--format", format, "--explain", "-o", "json")
+		var v struct {
+			EventID string `json:"event_id"`
+			Why     struct {
+				SeverityRule string            `json:"severity_rule"`
+				Techniques   []string          `json:"techniques"`
+				Unread       map[string]string `json:"unread"`
+				Redacted     bool              `json:"redacted"`
+			} `json:"why"`
+		}
+		if err := json.Unmarshal([]byte(out), &v); err != nil || code != 0 || errs != "" {
+			t.Fatalf("%s: %d %s %q, %v", format, code, errs, out, err)
+		}
+		if v.EventID != "1" || v.Why.SeverityRule != "status:ignored" || !slices.Equal(v.Why.Techniques, []string{"T1496.001"}) || v.Why.Unread["DetectTime"] != "soon" || !v.Why.Redacted {
+			t.Errorf("%s: %+v", format, v)
+		}
+		if !strings.Contains(out, want) || strings.Contains(out, "hunter2") {
+			t.Errorf("%s: %s", format, out)
+		}
 	}
 }
 
