@@ -260,6 +260,25 @@ func TestRealNode(t *testing.T) {
 		}
 	})
 
+	t.Run("a heartbeat fits the mapping", func(t *testing.T) {
+		encode, err := format.New(format.ECS, format.Config{}.WithDefaults())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := sinks.Message{Record: format.Heartbeat{Sink: "search", Host: "relay-1", Reasons: []string{"sink_halted"}}.Record(time.Now())}
+		if m.Body, err = encode(nil, m.Record); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Send(t.Context(), []sinks.Message{m}); err != nil {
+			t.Fatal(err)
+		}
+		const query = `{"bool":{"filter":[{"term":{"event.action":"cwprelay-heartbeat"}},{"term":{"event.outcome":"failure"}}]}}`
+		if got := n.hits(query); got != 1 {
+			t.Errorf("%d heartbeats are found, want 1", got)
+		}
+		n.ask(http.MethodPost, "/logs-tencent_cloud.cwp_risk_process-default/_delete_by_query?refresh=true", `{"query":`+query+`}`)
+	})
+
 	t.Run("a document that does not fit the mapping is refused alone", func(t *testing.T) {
 		batch := encoded(t, 400, 5)
 		batch[2].Body = bytes.Replace(batch[2].Body, []byte(`"rule":{`), []byte(`"rule":"no object","former":{`), 1)

@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/cwprelay/cwprelay/config/secret"
+	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/sinks"
 	"github.com/cwprelay/cwprelay/sinks/internal/httpx"
 	"github.com/cwprelay/cwprelay/sinks/kafka"
@@ -266,6 +267,16 @@ func TestRealBroker(t *testing.T) {
 			}
 		})
 	}
+
+	t.Run("a heartbeat", func(t *testing.T) {
+		b.topic("heartbeat", 3, nil)
+		m := sinks.Message{Record: format.Heartbeat{Sink: "pipeline", Host: "relay-1", Ready: true}.Record(time.Now()), Body: []byte(`{"event":{"action":"cwprelay-heartbeat"}}`)}
+		b.deliver(b.sink("heartbeat", nil), []sinks.Message{m, m})
+		got := b.read("heartbeat")
+		if len(got) != 2 || got[0].Key != m.Record.Key.FindingUID() || got[0].header("action") != "cwprelay-heartbeat" || got[0].Payload != string(m.Body) {
+			t.Errorf("messages %+v", got)
+		}
+	})
 
 	t.Run("logins over TLS", func(t *testing.T) {
 		b.topic("closed", 1, nil)

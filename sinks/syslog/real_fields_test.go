@@ -7,9 +7,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cwprelay/cwprelay/event"
 	"github.com/cwprelay/cwprelay/format"
 	"github.com/cwprelay/cwprelay/sinks"
 	"github.com/cwprelay/cwprelay/sinks/sinktest"
@@ -65,13 +67,17 @@ func TestRealServersReadEveryField(t *testing.T) {
 			cfg.Hostname, cfg.EnterpriseNumber, cfg.MaxMessageBytes = "fw-1", 99999, 64000
 			var batch []sinks.Message
 			var want []parts
+			records := []*event.Record{format.Heartbeat{Sink: "siem", Host: "relay-1", Reasons: []string{"sink_halted"}}.Record(time.Unix(1789641070, 0))}
 			for _, example := range []string{"01-detected", "02-killed-masked", "03-hostile"} {
+				records = append(records, golden(t, example))
+			}
+			for _, record := range records {
 				for _, f := range format.Names() {
 					encode, err := format.New(f, format.Config{})
 					if err != nil {
 						t.Fatal(err)
 					}
-					m := sinks.Message{Record: golden(t, example)}
+					m := sinks.Message{Record: record}
 					if m.Body, err = encode(nil, m.Record); err != nil {
 						t.Fatal(err)
 					}
@@ -115,7 +121,7 @@ func expected(t *testing.T, server string, cfg syslog.Config, m sinks.Message) p
 	whole := parsed(t, syslog.Message(cfg, m)) // by a parser that is not ours either
 	p := parts{
 		Host: "fw-1", Program: "tencent-cwp", MsgID: format.Of(m.Record).ActionName, Msg: *whole.Message,
-		Pri: map[format.Severity]string{format.Medium: "132", format.High: "131"}[format.Of(m.Record).Severity],
+		Pri: map[format.Severity]string{format.Informational: "134", format.Medium: "132", format.High: "131"}[format.Of(m.Record).Severity],
 	}
 	if server == "rsyslog" {
 		_, rest, _ := strings.Cut(string(syslog.Message(cfg, m)), " [")
