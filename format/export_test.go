@@ -30,7 +30,7 @@ func Redact(s string, hints bool) (string, bool) {
 	if !hints {
 		x.rules = slices.Clone(x.rules)
 		for i := range x.rules {
-			x.rules[i].hints, x.rules[i].also = 0, 0
+			x.rules[i].hints, x.rules[i].also, x.rules[i].Names = 0, 0, nil
 		}
 	}
 	return x.apply(s)

@@ -18,6 +18,7 @@ const maxRedacted = 2 * maxCmdLine
 type redactor struct {
 	rules []redaction
 	words *wordFinder // of hints; nil: there are none
+	folds uint64      // of words: what case folding of patterns takes in and is not ASCII
 }
 
 // A redaction is a pattern of data/redaction.json.
@@ -27,6 +28,8 @@ type redaction struct {
 	Replace string   `json:"replace"`
 	Hints   []string `json:"hints"` // in lower case; without one of them in the text the pattern cannot match
 	Also    []string `json:"also"`  // likewise: one of these too
+	Names   []string `json:"names"` // in lower case; without one of them before a character of Then it cannot match
+	Then    string   `json:"then"`
 	re      *regexp.Regexp
 	hints   uint64 // of redactor.words; 0: none are needed
 	also    uint64
@@ -39,15 +42,14 @@ func (x *redactor) apply(s string) (string, bool) {
 		return s, false
 	}
 	before := s
-	// Case folding of patterns takes in two characters that are not ASCII.
-	all := strings.ContainsAny(s, "\u017F\u212A")
 	var found uint64
-	if x.words != nil && !all {
+	if x.words != nil {
 		found = x.words.find(s)
 	}
+	all := found&x.folds != 0
 	for i := range x.rules {
 		rule := &x.rules[i]
-		if all || rule.mayMatch(found) {
+		if all || rule.mayMatch(found) && rule.isNamed(s) {
 			s = rule.re.ReplaceAllString(s, rule.Replace)
 		}
 	}
@@ -56,6 +58,37 @@ func (x *redactor) apply(s string) (string, bool) {
 
 func (r *redaction) mayMatch(found uint64) bool {
 	return (r.hints == 0 || r.hints&found != 0) && (r.also == 0 || r.also&found != 0)
+}
+
+// isNamed reports whether one of the names stands where it must for a match.
+// It looks at characters of Then, of which there are few.
+func (r *redaction) isNamed(s string) bool {
+	if len(r.Names) == 0 {
+		return true
+	}
+	for i := range len(s) {
+		if strings.IndexByte(r.Then, s[i]) >= 0 && r.endsInName(s[:i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// endsInName reports whether s ends in a name, but for backslashes, a quote and
+// a space.
+func (r *redaction) endsInName(s string) bool {
+	for _, between := range [...]string{" \t\n\f\r", `"'`} {
+		if n := len(s); n > 0 && strings.IndexByte(between, s[n-1]) >= 0 {
+			s = s[:n-1]
+		}
+	}
+	s = strings.TrimRight(s, `\`)
+	for _, name := range r.Names {
+		if len(s) >= len(name) && hasPrefixFold(s[len(s)-len(name):], name) {
+			return true
+		}
+	}
+	return false
 }
 
 // A wordFinder says which of at most 64 words a text holds, in any case, in

@@ -42,6 +42,11 @@ func FuzzHintsChangeNothing(f *testing.F) {
 	}
 	f.Add("x pa\u017Fsword=hunter2")
 	f.Add("x api\u212Aey=hunter2")
+	for _, name := range []string{"password", "PWD", "--a-pass", "access_key-id", "Credentials", "x.secret_key"} {
+		for _, then := range []string{"=", ": ", " : ", "\\\\\" =", "'\t:", " ", "\f ", "s=", "\" "} {
+			f.Add(name + then + "hunter2")
+		}
+	}
 	f.Fuzz(func(t *testing.T, s string) {
 		got, _ := format.Redact(s, true)
 		want, _ := format.Redact(s, false)

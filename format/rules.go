@@ -58,7 +58,8 @@ type override struct {
 // NewRules compiles the rules of a valid Config.
 func NewRules(cfg Config) (*Rules, error) {
 	base := shared()
-	x := &Rules{tables: base.tables, redactor: redactor{rules: slices.Clone(base.redactor.rules), words: base.redactor.words}}
+	x := &Rules{tables: base.tables, redactor: base.redactor}
+	x.redactor.rules = slices.Clone(base.redactor.rules)
 	for i, s := range cfg.Severity {
 		level, ok := ParseSeverity(s.Severity)
 		if !ok {

@@ -68,7 +68,7 @@ func newTables() *tables {
 		p.re = regexp.MustCompile(p.Pattern)
 		p.hints, p.also = words.add(p.Hints), words.add(p.Also)
 	}
-	t.redactor.words = words
+	t.redactor.words, t.redactor.folds = words, words.add([]string{"\u017F", "\u212A"})
 	t.redactor.rules = secrets.Patterns
 	return t
 }
