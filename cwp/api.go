@@ -62,7 +62,13 @@ type Item struct {
 	SweepTime string // the API's own text
 	HeadTime  string // the API's own text
 	Raw       []byte // the element, byte for byte, in the body of its answer: whoever keeps it longer than the page makes a copy
+
+	revision [maxRevision]span // in Raw: the values of the kind's RevisionFields
+	walked   bool              // revision was filled in
 }
+
+// A span is a piece of a text; the zero span is none.
+type span struct{ from, to uint32 }
 
 // A Class is what an error of the API means for whoever asked.
 type Class int

@@ -10,13 +10,16 @@ import (
 // lists sorted, without HTML escaping. A missing value is null.
 func appendCanonical(dst []byte, names []string, values [][]byte) []byte {
 	dst = append(dst, '{')
+	sorted := slices.IsSorted(names)
 	written := ""
 	for n := range names {
-		// The least name that is not written yet: there are few.
-		next := -1
-		for i, name := range names {
-			if (n == 0 || name > written) && (next < 0 || name < names[next]) {
-				next = i
+		next := n
+		if !sorted { // the least name that is not written yet: there are few
+			next = -1
+			for i, name := range names {
+				if (n == 0 || name > written) && (next < 0 || name < names[next]) {
+					next = i
+				}
 			}
 		}
 		if n > 0 {
@@ -36,7 +39,7 @@ func appendCanonicalValue(dst, value []byte) []byte {
 	case len(value) == 0:
 		return append(dst, "null"...)
 	case value[0] == '"':
-		if inner := value[1 : len(value)-1]; isPlain(inner) || isText(inner) && !hasSeparator(inner) {
+		if isCanonical(value) {
 			return append(dst, value...)
 		}
 		return appendPlain(dst, stringOf(value))
@@ -54,7 +57,11 @@ func appendCanonicalValue(dst, value []byte) []byte {
 	walkArray(value, 0, 0, func(_ []byte, at, depth int) int {
 		end := skipValue(value, at, depth)
 		if end >= 0 {
-			elements = append(elements, appendCanonicalValue(nil, value[at:end]))
+			element := value[at:end]
+			if !isCanonical(element) {
+				element = appendCanonicalValue(nil, element)
+			}
+			elements = append(elements, element)
 		}
 		return end
 	})
@@ -69,13 +76,22 @@ func appendCanonicalValue(dst, value []byte) []byte {
 	return append(dst, ']')
 }
 
+// isCanonical reports whether a value is a text that is its own canonical form.
+func isCanonical(value []byte) bool {
+	if value[0] != '"' {
+		return false
+	}
+	inner := value[1 : len(value)-1]
+	return isPlain(inner) || isText(inner) && !hasSeparator(inner)
+}
+
 // hasSeparator reports whether a text may hold U+2028 or U+2029, which
 // encoding/json escapes.
 func hasSeparator(text []byte) bool { return bytes.Contains(text, []byte("\u2028"[:2])) }
 
 // appendPlain appends a text as JSON without HTML escaping.
 func appendPlain(dst []byte, s string) []byte {
-	if isPlain([]byte(s)) {
+	if isPlain(s) {
 		return append(append(append(dst, '"'), s...), '"')
 	}
 	var b bytes.Buffer

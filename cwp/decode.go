@@ -1,11 +1,15 @@
 package cwp
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"math/bits"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/cwprelay/cwprelay/event"
 )
 
 // An envelope is what every answer of the vendor's API has around its
@@ -100,9 +104,13 @@ func (e *envelope) readList(body []byte, at, depth int, kind *Kind) int {
 	e.items = nil
 	var end int
 	if at < len(body) && body[at] == '[' {
+		r := itemReader{kind: kind}
 		end = walkArray(body, at, depth, func(_ []byte, at, depth int) int {
-			item, end := readItem(body, at, depth, kind)
+			item, end := r.read(body, at, depth)
 			if end >= 0 {
+				if e.items == nil {
+					e.items = make([]Item, 0, min((len(body)-at)/(end-at+1)+2, kind.MaxLimit))
+				}
 				e.items = append(e.items, item)
 			}
 			return end
@@ -116,51 +124,165 @@ func (e *envelope) readList(body []byte, at, depth int, kind *Kind) int {
 	return end
 }
 
-// readItem reads one element of a list. Whatever it is, it becomes an item:
-// one bad element never fails its page.
-func readItem(body []byte, at, depth int, kind *Kind) (Item, int) {
-	var id, status, sweep, head []byte
+// What is read of an item while it is walked over: the fields that its kind
+// names, and those that make a revision.
+const (
+	placeID = iota
+	placeStatus
+	placeSweep
+	placeHead
+	placeRevision // and those behind it
+)
+
+// maxRevision bounds the fields of a revision that are found on the way; of a
+// kind with more of them the item is walked over again.
+const maxRevision = 8
+
+// places are bits: one field may play several roles.
+type places uint16
+
+func (k *Kind) placesOf(name []byte) (found places) {
+	for i, field := range [...]string{placeID: k.IDField, placeStatus: k.StatusField, placeSweep: k.SweepTime, placeHead: k.HeadTime} {
+		if string(name) == field {
+			found |= 1 << i
+		}
+	}
+	if len(k.RevisionFields) <= maxRevision {
+		for i, field := range k.RevisionFields {
+			if string(name) == field {
+				found |= 1 << (placeRevision + i)
+			}
+		}
+	}
+	return found
+}
+
+// An itemReader reads the elements of one list. They mostly have the same
+// members in the same order: what the keys of the last one were is tried first,
+// and saves looking into them.
+type itemReader struct {
+	kind *Kind
+	keys []knownKey
+}
+
+// A knownKey is a key with its quotes and colon, as it stood in the text.
+type knownKey struct {
+	text   []byte
+	places places
+}
+
+// maxKeys bounds the keys that are remembered.
+const maxKeys = 64
+
+// key reads the key of member n, which begins at i, and returns the index
+// behind its colon, -1 when there is none.
+func (r *itemReader) key(body []byte, i, n int) (places, int) {
+	if n < len(r.keys) && bytes.HasPrefix(body[i:], r.keys[n].text) {
+		return r.keys[n].places, i + len(r.keys[n].text)
+	}
+	end := skipString(body, i)
+	if end < 0 {
+		return 0, -1
+	}
+	found := r.kind.placesOf(keyName(body[i:end]))
+	colon := skipSpace(body, end)
+	if colon == len(body) || body[colon] != ':' {
+		return 0, -1
+	}
+	known := knownKey{text: body[i : colon+1], places: found}
+	switch {
+	case n < len(r.keys):
+		r.keys[n] = known
+	case n < maxKeys:
+		r.keys = append(r.keys, known)
+	}
+	return found, colon + 1
+}
+
+// object walks over the object that begins at i as walkObject does, and notes
+// where the values of its places are.
+func (r *itemReader) object(body []byte, i, depth int, values *[placeRevision + maxRevision]span) int {
+	if depth++; depth > maxDepth {
+		return -1
+	}
+	start := i
+	i = skipSpace(body, i+1)
+	if i < len(body) && body[i] == '}' {
+		return i + 1
+	}
+	for n := 0; i < len(body) && body[i] == '"'; n++ {
+		found, at := r.key(body, i, n)
+		if at < 0 {
+			return -1
+		}
+		at = skipSpace(body, at)
+		if i = skipValue(body, at, depth); i < 0 {
+			return -1
+		}
+		for ; found != 0; found &= found - 1 {
+			values[bits.TrailingZeros16(uint16(found))] = span{uint32(at - start), uint32(i - start)}
+		}
+		i = skipSpace(body, i)
+		switch {
+		case i < len(body) && body[i] == '}':
+			return i + 1
+		case i == len(body) || body[i] != ',':
+			return -1
+		}
+		i = skipSpace(body, i+1)
+	}
+	return -1
+}
+
+// read reads one element of a list. Whatever it is, it becomes an item: one bad
+// element never fails its page.
+func (r *itemReader) read(body []byte, at, depth int) (Item, int) {
+	var values [placeRevision + maxRevision]span
 	var end int
 	if at < len(body) && body[at] == '{' {
-		end = walkObject(body, at, depth, func(key []byte, at, depth int) int {
-			end := skipValue(body, at, depth)
-			if end < 0 {
-				return end
-			}
-			name, value := keyName(key), body[at:end]
-			// Not a switch: two roles may be played by one field.
-			if string(name) == kind.IDField {
-				id = value
-			}
-			if string(name) == kind.StatusField {
-				status = value
-			}
-			if string(name) == kind.SweepTime {
-				sweep = value
-			}
-			if string(name) == kind.HeadTime {
-				head = value
-			}
-			return end
-		})
+		end = r.object(body, at, depth, &values)
 	} else {
 		end = skipValue(body, at, depth)
 	}
 	if end < 0 {
 		return Item{}, -1
 	}
-	item := Item{
-		Status:    statusText(status),
-		SweepTime: timeText(sweep),
-		HeadTime:  timeText(head),
-		Raw:       body[at:end:end],
+	item := Item{Raw: body[at:end:end], walked: len(r.kind.RevisionFields) <= maxRevision}
+	copy(item.revision[:], values[placeRevision:])
+	value := func(place int) []byte { return item.Raw[values[place].from:values[place].to] }
+	item.Status = statusText(value(placeStatus))
+	if item.plainTexts(value(placeID), value(placeSweep), value(placeHead)) {
+		return item, end
 	}
+	item.SweepTime, item.HeadTime = timeText(value(placeSweep)), timeText(value(placeHead))
 	var ok bool
-	if item.ID, ok = idText(id); !ok {
+	if item.ID, ok = idText(value(placeID)); !ok {
 		sum := sha256.Sum256(item.Raw)
 		item.ID, item.NoID = "sha256:"+hex.EncodeToString(sum[:]), true
 	}
 	return item, end
+}
+
+// plainTexts takes the texts of an ordinary item, a decimal number and two times
+// of the usual length, as one piece of memory. It reports whether they are ones.
+func (item *Item) plainTexts(id, sweep, head []byte) bool {
+	const most = 18 // digits: no leading zero, nothing to be looked at closely
+	if len(id) == 0 || len(id) > most || id[0] == '0' || skipDigits(id, 0) != len(id) || !isPlainTime(sweep) || !isPlainTime(head) {
+		return false
+	}
+	var few [most + 2*len(event.WallLayout)]byte
+	texts := append(append(append(few[:0], id...), sweep[1:len(sweep)-1]...), head[1:len(head)-1]...)
+	all := string(texts)
+	item.ID, all = all[:len(id)], all[len(id):]
+	item.SweepTime, item.HeadTime = all[:len(event.WallLayout)], all[len(event.WallLayout):]
+	return true
+}
+
+// isPlainTime reports whether a JSON value is a text as long as a wall time that
+// is its own value, with nothing to be trimmed.
+func isPlainTime(value []byte) bool {
+	const last = len(event.WallLayout)
+	return len(value) == last+2 && value[0] == '"' && value[1] > ' ' && value[last] > ' ' && isPlain(value[1:last+1])
 }
 
 // maxText bounds ids, statuses and times in bytes: they are kept in memory and
@@ -261,7 +383,7 @@ func (e *envelope) page(kind *Kind) (*Page, *Error) {
 // no fields, nor has what is not JSON. Numbers keep their text, exact at any
 // size.
 func (k *Kind) Revision(raw []byte) string {
-	var few [8][]byte
+	var few [maxRevision][]byte
 	values := append(few[:0], make([][]byte, len(k.RevisionFields))...)
 	members(raw, func(key, value []byte) {
 		name := keyName(key)
@@ -271,6 +393,23 @@ func (k *Kind) Revision(raw []byte) string {
 			}
 		}
 	})
+	return k.revisionOf(values)
+}
+
+// RevisionOf is the Revision of an item. One that was read out of an answer is
+// not walked over again.
+func (k *Kind) RevisionOf(item *Item) string {
+	if !item.walked {
+		return k.Revision(item.Raw)
+	}
+	var values [maxRevision][]byte
+	for i := range k.RevisionFields {
+		values[i] = item.Raw[item.revision[i].from:item.revision[i].to]
+	}
+	return k.revisionOf(values[:len(k.RevisionFields)])
+}
+
+func (k *Kind) revisionOf(values [][]byte) string {
 	var short [512]byte
 	return hexSum(appendCanonical(short[:0], k.RevisionFields, values))
 }

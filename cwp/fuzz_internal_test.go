@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -32,6 +33,10 @@ func FuzzReadItems(f *testing.F) {
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(`{"Response":{"TotalCount":2,"List":[{"EventId":1,"HandleStatus":0,"StartTime":"2026-11-01 10:00:00"}],"RequestId":"x"}}`))
 	f.Add([]byte(`{"Response":{"TotalCount":-1,"List":[],"List":[{"EventId":2}],"RequestId":"x"}}`))
+	f.Add([]byte(`{"Response":{"TotalCount":5,"List":[{"EventId":101,"StartTime":"2026-11-01 10:00:00","DetectTime":"2026-11-01 10:00:01","HandleStatus":0},` +
+		`{"EventId":102,"StartTime":"2026-11-01 10:00:00","DetectTime":"2026-11-01 10:00:01","HandleStatus":1,"VirusName":"b","VirusTags":["y","x"]},` +
+		`{"EventIds":103,"EventId" :104, "StartTime":" 026-11-01 10:00:00","DetectTime":"2026-11-01 10:00:0\u0031","VirusName":"a","\u0048andleStatus":2},` +
+		`{"HandleStatus":3,"EventId":0},{"VirusName":"\u2028","VirusName":null,"EventId":-1,"StartTime":"2026-11-01 10:00:0 "},{},[7]],"RequestId":"x"}}`))
 	f.Add([]byte(`{"Response":{"TotalCount":1e30,"List":{"EventId":1}}}`))
 	f.Add([]byte(`{"Response":` + strings.Repeat("[", 20000)))
 	f.Add([]byte(`{"code":4000,"codeDesc":"AuthFailure","message":"x"}`))
@@ -53,6 +58,15 @@ func FuzzAnswer(f *testing.F) {
 		for _, item := range page.Items {
 			if item.ID == "" || item.Status == "" || !json.Valid(item.Raw) {
 				t.Errorf("an item without id or status, or that is not JSON: %+v", item)
+			}
+			// The items before it change nothing, and the revision is the one that
+			// is found by walking over it.
+			alone := itemReader{kind: riskProcess()}
+			if again, end := alone.read(item.Raw, 0, 0); end != len(item.Raw) || !reflect.DeepEqual(again, item) {
+				t.Errorf("read alone %+v, among others %+v", again, item)
+			}
+			if got, want := riskProcess().RevisionOf(&item), riskProcess().Revision(item.Raw); got != want {
+				t.Errorf("%s has the revision %s, want %s", item.Raw, got, want)
 			}
 		}
 	})

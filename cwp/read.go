@@ -45,7 +45,8 @@ func (k *Kind) itemsOf(value []byte) ([]Item, error) {
 		whole = envelope{}
 		whole.readResponse(value, 0, 0, k)
 		if whole.list == nil && whole.errorPart == nil {
-			item, _ := readItem(value, 0, 0, k)
+			r := itemReader{kind: k}
+			item, _ := r.read(value, 0, 0)
 			return []Item{item}, nil
 		}
 	}

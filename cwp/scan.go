@@ -276,9 +276,9 @@ func stringOf(value []byte) string {
 
 // isPlain reports whether what stands between quotes is printable ASCII
 // without escapes: then it is its own value, and the same in canonical JSON.
-func isPlain(inner []byte) bool {
-	for _, c := range inner {
-		if c < ' ' || c > '~' || c == '\\' || c == '"' {
+func isPlain[T string | []byte](inner T) bool {
+	for i := range len(inner) {
+		if c := inner[i]; c < ' ' || c > '~' || c == '\\' || c == '"' {
 			return false
 		}
 	}

@@ -130,8 +130,14 @@ func (r *Record) Again() *Record {
 // UID is the identifier of one change: the first 40 hex digits of
 // SHA-256(finding_uid LF sequence LF revision).
 func UID(findingUID string, sequence uint64, revision string) string {
-	sum := sha256.Sum256([]byte(findingUID + "\n" + strconv.FormatUint(sequence, 10) + "\n" + revision))
-	return hex.EncodeToString(sum[:])[:40]
+	const hexDigits = 40
+	var few [256]byte
+	text := append(append(few[:0], findingUID...), '\n')
+	text = append(strconv.AppendUint(text, sequence, 10), '\n')
+	sum := sha256.Sum256(append(text, revision...))
+	var out [hexDigits]byte
+	hex.Encode(out[:], sum[:hexDigits/2])
+	return string(out[:])
 }
 
 // Derived returns what build makes of r, built at most once however many sinks

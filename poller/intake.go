@@ -241,12 +241,16 @@ type pending struct {
 	ids     map[string]bool
 	jobs    []job
 	results []taken
+	most    int // changes that there can be
 }
 
 // serve takes in a group of answers with as few commits as it can: a key stands
 // at most once in a commit, and a function sees all that came before it stored.
 func (in *intake) serve(ctx context.Context, group []job) error {
 	var p pending
+	for _, j := range group {
+		p.most += j.items()
+	}
 	for _, j := range group {
 		if !in.loaded {
 			if err := in.load(context.WithoutCancel(ctx)); err != nil {
@@ -331,7 +335,8 @@ func (in *intake) judge(p *pending, t *taken, j job, r *row) {
 	}
 	change.State = after
 	if p.ids == nil {
-		p.ids = map[string]bool{}
+		p.ids = make(map[string]bool, p.most)
+		p.changes, p.sights, p.at = make([]journal.Change, 0, p.most), make([]dedupe.Sight, 0, p.most), make([]time.Time, 0, p.most)
 	}
 	p.ids[sight.ID] = true
 	p.changes = append(p.changes, change)
@@ -362,7 +367,7 @@ func (in *intake) record(key event.Key, action event.Action, before, after event
 	if backfill && in.p.cfg.Backfill == backfillSilent {
 		return nil
 	}
-	revision := in.p.kind.Revision(r.item.Raw)
+	revision := in.p.kind.RevisionOf(r.item)
 	rec := &event.Record{
 		Key: key, UID: event.UID(key.FindingUID(), after.Sequence, revision),
 		Sequence: after.Sequence, Revision: revision,
@@ -380,7 +385,7 @@ func (in *intake) record(key event.Key, action event.Action, before, after event
 
 // flush stores p and tells whoever waits for it.
 func (in *intake) flush(ctx context.Context, p *pending) error {
-	defer func() { *p = pending{} }()
+	defer func() { *p = pending{most: p.most} }()
 	var err error
 	if len(p.changes) > 0 {
 		err = in.store(ctx, p.changes, nil)
