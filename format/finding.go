@@ -97,7 +97,7 @@ type Finding struct {
 func Of(r *event.Record) *Finding { return shared().Read(r) }
 
 // readAction derives the names of what happened.
-func (f *Finding) readAction(r *event.Record) {
+func (f *Finding) readAction(x *Rules, r *event.Record) {
 	name := string(r.Action)
 	switch r.Action {
 	case event.Redetected:
@@ -110,7 +110,9 @@ func (f *Finding) readAction(r *event.Record) {
 	default:
 		f.Verb = name
 	}
-	f.ActionName = strings.ReplaceAll(r.Key.Kind, "_", "-") + "-" + name
+	if f.ActionName = x.tables.actions[name]; r.Key.Kind != kindRiskProcess || f.ActionName == "" {
+		f.ActionName = strings.ReplaceAll(r.Key.Kind, "_", "-") + "-" + name
+	}
 	switch r.Action {
 	case event.Detected, event.Redetected, event.Reopened:
 		f.Alert = f.Open
@@ -201,39 +203,53 @@ func (f *Finding) host() string {
 const unknown = "unknown"
 
 func (f *Finding) message() string {
-	var b strings.Builder
-	b.WriteString("Tencent CWP: ")
+	what := "risk"
 	if f.VirusName != "" {
-		b.WriteString(cleanLine(f.VirusName))
-	} else {
-		b.WriteString("risk")
+		what = cleanLine(f.VirusName)
 	}
-	b.WriteString(" process ")
-	b.WriteString(f.Verb)
-	b.WriteString(" on ")
-	b.WriteString(cleanLine(f.Host))
-	return b.String()
+	return "Tencent CWP: " + what + " process " + f.Verb + " on " + cleanLine(f.Host)
 }
 
-func firstAddress(texts ...string) netip.Addr {
-	for _, text := range texts {
-		if a := addressOf(text); a.IsValid() {
-			return a
+// readAddresses reads the addresses that the texts are. Of the host's own, and
+// of those that others see, the first counts.
+func (f *Finding) readAddresses() {
+	texts := [...]string{f.HostIP, f.PrivateIP, f.WanIP, f.ExtraWanIP}
+	var found [len(texts)]netip.Addr
+	for i, text := range texts {
+		switch {
+		case text == "":
+			continue
+		case i%2 == 1 && text == texts[i-1]: // one is mostly told twice
+			found[i] = found[i-1]
+			continue
 		}
+		a := addressOf(text)
+		if found[i] = a; !a.IsValid() || slices.Contains(found[:i], a) {
+			continue
+		}
+		// Digits and dots are canonical as they are: leading zeros are not taken.
+		if !isDotted(text) {
+			text = a.String()
+		}
+		f.Addresses = append(f.Addresses, text)
 	}
-	return netip.Addr{}
+	f.HostAddr = firstValid(found[0], found[1])
+	f.WanAddr = firstValid(found[2], found[3])
 }
 
-// addresses returns the distinct addresses among texts.
-func addresses(texts ...string) []string {
-	var list []string
-	var few [4]netip.Addr
-	found := few[:0]
-	for _, text := range texts {
-		if a := addressOf(text); a.IsValid() && !slices.Contains(found, a) {
-			found = append(found, a)
-			list = append(list, a.String())
+// isDotted reports whether text is digits and dots.
+func isDotted(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c != '.' && (c < '0' || c > '9') {
+			return false
 		}
 	}
-	return list
+	return true
+}
+
+func firstValid(a, b netip.Addr) netip.Addr {
+	if a.IsValid() {
+		return a
+	}
+	return b
 }

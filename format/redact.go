@@ -95,7 +95,8 @@ func (r *redaction) endsInName(s string) bool {
 // one walk over it.
 type wordFinder struct {
 	words []string    // in lower case
-	first [256]uint64 // the words that begin with a byte
+	heads [256]uint64 // the words that begin with a byte
+	nexts [256]uint64 // those whose second byte it is, and those of one byte
 }
 
 // add returns the set that is the words.
@@ -107,9 +108,13 @@ func (w *wordFinder) add(words []string) (set uint64) {
 				panic("format: data/redaction.json: more than 64 hints")
 			}
 			w.words = append(w.words, word)
-			w.first[word[0]] |= 1 << at
-			if c := word[0]; c >= 'a' && c <= 'z' {
-				w.first[c-'a'+'A'] |= 1 << at
+			mark(&w.heads, word[0], 1<<at)
+			if len(word) > 1 {
+				mark(&w.nexts, word[1], 1<<at)
+			} else {
+				for c := range w.nexts {
+					w.nexts[c] |= 1 << at
+				}
 			}
 		}
 		set |= 1 << at
@@ -117,9 +122,25 @@ func (w *wordFinder) add(words []string) (set uint64) {
 	return set
 }
 
+// mark adds words to the set of a byte in both cases.
+func mark(sets *[256]uint64, c byte, words uint64) {
+	sets[c] |= words
+	if c >= 'a' && c <= 'z' {
+		sets[c-'a'+'A'] |= words
+	}
+}
+
 func (w *wordFinder) find(s string) (found uint64) {
 	for i := range len(s) {
-		for set := w.first[s[i]] &^ found; set != 0; set &= set - 1 {
+		set := w.heads[s[i]] &^ found
+		if set == 0 {
+			continue
+		}
+		next := byte(0) // no word has it
+		if i+1 < len(s) {
+			next = s[i+1]
+		}
+		for set &= w.nexts[next]; set != 0; set &= set - 1 {
 			at := bits.TrailingZeros64(set)
 			if hasPrefixFold(s[i:], w.words[at]) {
 				found |= 1 << at

@@ -104,16 +104,14 @@ func (x *Rules) build(r *event.Record) any {
 		f.readHeartbeat(r)
 		return f
 	}
-	f.readAction(r)
+	f.readAction(x, r)
 	if r.Key.Kind == kindRiskProcess {
 		// The finding's texts lie in the record's JSON, which nobody changes.
 		f.readRiskProcess(x, unsafe.String(unsafe.SliceData(r.Raw), len(r.Raw))) //nolint:gosec // a copy would be a tenth of the reading
 	}
 	f.readTimes(x, r)
 	f.rate(x, r)
-	f.HostAddr = firstAddress(f.HostIP, f.PrivateIP)
-	f.WanAddr = firstAddress(f.WanIP, f.ExtraWanIP)
-	f.Addresses = addresses(f.HostIP, f.PrivateIP, f.WanIP, f.ExtraWanIP)
+	f.readAddresses()
 	f.ReferenceURL = linkOf(f.ReferenceLink)
 	f.FileName, f.OSType = baseName(f.FilePath), osType(f.FilePath)
 	f.Host = f.host()

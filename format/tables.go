@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 	_ "time/tzdata" // zones are wanted where the system has none
+
+	"github.com/cwprelay/cwprelay/event"
 )
 
 //go:embed data/threat-categories.json
@@ -28,7 +30,8 @@ var shared = sync.OnceValue(func() *Rules {
 type tables struct {
 	classifier classifier
 	redactor   redactor
-	zones      sync.Map // name of a zone to *time.Location, nil for one that does not exist
+	actions    map[string]string // what happens to risky processes, to its name in full: made once, not for each event
+	zones      sync.Map          // name of a zone to *time.Location, nil for one that does not exist
 }
 
 // newTables panics if the embedded files are wrong, which no input can cause.
@@ -61,6 +64,13 @@ func newTables() *tables {
 				t.classifier.words[alias] = uint8(i)
 			}
 		}
+	}
+	t.actions = map[string]string{}
+	for _, name := range []string{
+		string(event.Detected), string(event.Redetected), string(event.StatusChanged), string(event.Reopened), string(event.Closed),
+		"killed", "exited", "processed", "trusted", "ignored",
+	} {
+		t.actions[name] = "risk-process-" + name
 	}
 	words := &wordFinder{}
 	for i := range secrets.Patterns {
