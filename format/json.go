@@ -150,6 +150,10 @@ func appendString(dst []byte, s string) []byte {
 			start = i
 			continue
 		}
+		if end := wideEnd(s, i); end > i {
+			i = end
+			continue
+		}
 		r, size := utf8.DecodeRuneInString(s[i:])
 		switch {
 		case r == utf8.RuneError && size == 1:
@@ -165,6 +169,16 @@ func appendString(dst []byte, s string) []byte {
 	}
 	dst = append(dst, s[start:]...)
 	return append(dst, '"')
+}
+
+// wideEnd returns the index after characters of three bytes, from i on, that
+// stand in a JSON string as they are: what East Asian text mostly is. Of those
+// that begin with 0xE0, 0xE2 or 0xED some must be looked at.
+func wideEnd(s string, i int) int {
+	for i+3 <= len(s) && s[i]&0xF0 == 0xE0 && s[i] != 0xE0 && s[i] != 0xE2 && s[i] != 0xED && s[i+1]&0xC0 == 0x80 && s[i+2]&0xC0 == 0x80 {
+		i += 3
+	}
+	return i
 }
 
 // plainEnd returns the index after characters of s that stand in a JSON string

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"slices"
 	"time"
 
 	"github.com/klauspost/compress/s2"
@@ -35,6 +34,7 @@ const (
 	rowMeta    byte = 0x1a
 	rowReplay  byte = 0x1b
 	rowMarks   byte = 0x1c // of a file of its own
+	rowRun     byte = 0x1d // log: time of the newest record in ms (8), number of records (1), s2 of them
 )
 
 var errDamaged = errors.New("damaged row")
@@ -140,8 +140,9 @@ func encodeRecord(r *event.Record) []byte {
 
 // A rowCodec makes payloads of records; it keeps what it needs for the next one.
 type rowCodec struct {
-	plain encoder
-	arena []byte
+	plain   encoder
+	arena   []byte
+	records []*event.Record
 }
 
 // maxSpare bounds the memory that a codec keeps while it is not used.
@@ -169,59 +170,9 @@ func (f *File) spare(c *rowCodec) {
 // appendRecord appends the payload of a record's row to dst.
 func (c *rowCodec) appendRecord(dst []byte, r *event.Record) []byte {
 	e := c.plain[:0]
-	for _, s := range [...]string{
-		r.Key.Account, r.Key.Kind, r.Key.ID, r.UID, r.Revision, string(r.Action), r.FirstDetect,
-		r.Dialect, r.Zone, r.Source, r.Sweep, r.RequestID,
-	} {
-		e.text(s)
-	}
-	e.uint(r.Sequence)
-	e.status(r.Status)
-	e.status(r.Previous)
-	e.time(r.ObservedAt)
-	e.bool(r.Backfill)
-	e.uint(uint64(r.Page))
-	e.uint(uint64(len(r.Raw)))
-	e = append(e, r.Raw...)
+	e.record(r)
 	c.plain = e
-	most := s2.MaxEncodedLen(len(e))
-	dst = slices.Grow(dst, 8+most)
-	dst = binary.BigEndian.AppendUint64(dst, uint64(r.ObservedAt.UnixMilli()))
-	packed := s2.Encode(dst[len(dst):len(dst)+most], e)
-	return dst[:len(dst)+len(packed)]
-}
-
-// rows are the rows of a batch's records, nil where there is none, with room
-// for the head that sealRow fills in once the key is known. They lie in the
-// codec's memory.
-func (c *rowCodec) rows(changes []Change) (rows [][]byte, need int64) {
-	rows = make([][]byte, len(changes))
-	ends := make([]int, len(changes))
-	arena := c.arena[:0]
-	total := 0
-	for i := range changes {
-		if rec := changes[i].Record; rec != nil {
-			total += len(rec.Raw) + 512
-		}
-	}
-	arena = slices.Grow(arena, total)
-	for i := range changes {
-		if rec := changes[i].Record; rec != nil {
-			arena = append(arena, make([]byte, rowHead)...)
-			arena = c.appendRecord(arena, rec)
-		}
-		ends[i] = len(arena)
-	}
-	c.arena = arena
-	from := 0
-	for i, end := range ends { // not before: arena may have moved
-		if end > from {
-			rows[i] = arena[from:end:end]
-			need += int64(end-from) + 64
-		}
-		from = end
-	}
-	return rows, need
+	return appendPacked(binary.BigEndian.AppendUint64(dst, uint64(r.ObservedAt.UnixMilli())), e)
 }
 
 func decodeRecord(seq uint64, payload []byte) (*event.Record, error) {
@@ -234,37 +185,7 @@ func decodeRecord(seq uint64, payload []byte) (*event.Record, error) {
 	}
 	d := decoder{b: plain}
 	r := &event.Record{Seq: seq}
-	var action string
-	texts := [...]*string{
-		&r.Key.Account, &r.Key.Kind, &r.Key.ID, &r.UID, &r.Revision, &action, &r.FirstDetect,
-		&r.Dialect, &r.Zone, &r.Source, &r.Sweep, &r.RequestID,
-	}
-	// One string for all of them: they live as long as the record.
-	var parts [len(texts)][]byte
-	size := 0
-	for i := range parts {
-		parts[i] = d.bytes()
-		size += len(parts[i])
-	}
-	if d.bad {
-		return nil, errDamaged
-	}
-	joined := make([]byte, 0, size)
-	for _, part := range parts {
-		joined = append(joined, part...)
-	}
-	all := string(joined)
-	for i, s := range texts {
-		*s, all = all[:len(parts[i])], all[len(parts[i]):]
-	}
-	r.Action = event.Action(action)
-	r.Sequence = d.uint()
-	r.Status, r.Previous = d.status(), d.status()
-	r.ObservedAt = d.time()
-	r.Backfill = d.bool()
-	r.Page = int(d.uint())
-	r.Raw = d.bytes()
-	if d.bad || len(d.b) != 0 {
+	if d.record(r); d.bad || len(d.b) != 0 {
 		return nil, errDamaged
 	}
 	return r, nil

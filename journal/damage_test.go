@@ -2,6 +2,7 @@ package journal_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -37,7 +38,8 @@ func newDamaging(t *testing.T) *damaging {
 		}
 		return text
 	}
-	if err := fill(t, f, 0, 100, 300); err != nil {
+	// Some records come alone, some in runs, of which a sink has had a part.
+	if err := errors.Join(fill(t, f, 0, 25, 300), fillAtOnce(t, f, 25, 60, 300), fill(t, f, 85, 15, 300)); err != nil {
 		t.Fatal(err)
 	}
 	recs, err := f.Read(t.Context(), 0, 1000, 0)
@@ -51,7 +53,7 @@ func newDamaging(t *testing.T) *damaging {
 	settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: d.cursor["a"]}, Dead: letters})
 	settle(t, f, journal.Settlement{Sink: "b", Cursor: journal.Cursor{Seq: 20}})
 	d.older = read("journal.db")
-	if err := fill(t, f, 100, 50, 300); err != nil {
+	if err := errors.Join(fillAtOnce(t, f, 100, 20, 300), fill(t, f, 120, 20, 300), fillAtOnce(t, f, 140, 10, 300)); err != nil {
 		t.Fatal(err)
 	}
 	settle(t, f, journal.Settlement{Sink: "b", Cursor: journal.Cursor{Seq: d.cursor["b"]}})

@@ -339,8 +339,8 @@ func beginCursors(tx *bolt.Tx, rules []SinkRule, last uint64) error {
 			continue
 		}
 		c := Cursor{Seq: last, Begin: last}
-		if first, _ := tx.Bucket([]byte("log")).Cursor().First(); first != nil && rule.StartFrom != StartNow {
-			c.Seq, c.Begin = lastSeq(first)-1, lastSeq(first)-1
+		if key, row := tx.Bucket([]byte("log")).Cursor().First(); key != nil && rule.StartFrom != StartNow {
+			c.Seq, c.Begin = firstSeq(key, row)-1, firstSeq(key, row)-1
 		}
 		if err := putJSON(b, rowCursor, []byte(rule.Name), c); err != nil {
 			return err

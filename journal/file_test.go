@@ -52,17 +52,28 @@ func lease(tb testing.TB, f *journal.File, owner string) journal.Lease {
 func fill(tb testing.TB, f *journal.File, from, n, size int) error {
 	tb.Helper()
 	for i := from; i < from+n; i++ {
+		if err := fillAtOnce(tb, f, i, 1, size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fillAtOnce appends by one commit.
+func fillAtOnce(tb testing.TB, f *journal.File, from, n, size int) error {
+	tb.Helper()
+	var batch journal.Batch
+	for i := from; i < from+n; i++ {
 		rec := journaltest.Record(fmt.Sprint(i), 1)
 		body := make([]byte, size)
 		for j := range body {
 			body[j] = byte('!' + rand.IntN(90)) // nothing that compresses well
 		}
 		rec.Raw = fmt.Appendf(nil, `{"EventId":%d,"x":%q}`, i, body)
-		if _, err := f.Append(tb.Context(), lease(tb, f, "source/prod/risk_process"), journal.Batch{Changes: []journal.Change{journaltest.Change(rec)}}); err != nil {
-			return err
-		}
+		batch.Changes = append(batch.Changes, journaltest.Change(rec))
 	}
-	return nil
+	_, err := f.Append(tb.Context(), lease(tb, f, "source/prod/risk_process"), batch)
+	return err
 }
 
 func TestConformance(t *testing.T) {

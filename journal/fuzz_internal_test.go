@@ -29,6 +29,7 @@ func FuzzRows(f *testing.F) {
 		f.Add(i, []byte(`{"Seq":5,"Ahead":[{"First":7,"Last":9}]}`))
 		if name == "log" {
 			f.Add(i, encodeRecord(fuzzed()))
+			f.Add(i, new(rowCodec).appendRun(nil, []*event.Record{fuzzed(), fuzzed(), fuzzed()}))
 		}
 	}
 	f.Add(slices.Index(names, "state"), encodeState(event.State{Status: event.Status{Code: "0"}, Sequence: 3, Tracked: []string{"a", "b"}, AbsentSince: time.Unix(5, 0)}))
@@ -38,12 +39,20 @@ func FuzzRows(f *testing.F) {
 	f.Fuzz(func(t *testing.T, which int, payload []byte) {
 		name := names[((which%len(names))+len(names))%len(names)]
 		check := rowChecks()[name]
-		row := seal(check.kind, key, payload)
-		_ = check.read(key, row)
-		if len(row) > rowHead {
-			row[len(row)-1] ^= 1
-			if check.read(key, row) == nil {
-				t.Errorf("a changed row of %s passes its checksum", name)
+		for _, kind := range []byte{check.kind, check.also} {
+			if kind == 0 {
+				continue
+			}
+			row := seal(kind, key, payload)
+			_ = check.read(key, row)
+			if first := firstSeq(key, row); first > lastSeq(key) || first == 0 {
+				t.Errorf("the first record of a row that ends with %d is %d", lastSeq(key), first)
+			}
+			if len(row) > rowHead {
+				row[len(row)-1] ^= 1
+				if check.read(key, row) == nil {
+					t.Errorf("a changed row of %s passes its checksum", name)
+				}
 			}
 		}
 		switch name {
@@ -52,6 +61,12 @@ func FuzzRows(f *testing.F) {
 				again, err := decodeRecord(7, encodeRecord(rec))
 				if err != nil || again.UID != rec.UID || !bytes.Equal(again.Raw, rec.Raw) || !again.ObservedAt.Equal(rec.ObservedAt) {
 					t.Errorf("%+v becomes %+v, %v", rec, again, err)
+				}
+			}
+			if records, err := decodeRun(300, payload); err == nil {
+				again, err := decodeRun(300, new(rowCodec).appendRun(nil, records))
+				if err != nil || len(again) != len(records) || again[0].Seq != records[0].Seq || again[0].UID != records[0].UID || !bytes.Equal(again[0].Raw, records[0].Raw) {
+					t.Errorf("%+v becomes %+v, %v", records, again, err)
 				}
 			}
 		case "state":

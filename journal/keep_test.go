@@ -1,9 +1,11 @@
 package journal_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -48,7 +50,9 @@ func status(t *testing.T, f *journal.File) journal.Status {
 func TestOldRecordsAreTrimmedOnceEverySinkAndReplayHasPassedThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := open(t, config(t.TempDir()), sinks(journal.SinkRule{Name: "a"}, journal.SinkRule{Name: "b"}))
-		appendNow(t, f, 0, 100)
+		for from := 0; from < 100; from += 10 {
+			appendNow(t, f, from, 10)
+		}
 		settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: 100}})
 		settle(t, f, journal.Settlement{Sink: "b", Cursor: journal.Cursor{Seq: 60}})
 		if _, err := f.Read(t.Context(), 0, 100, 0); err != nil {
@@ -86,6 +90,92 @@ func TestOldRecordsAreTrimmedOnceEverySinkAndReplayHasPassedThem(t *testing.T) {
 	})
 }
 
+// Records that one commit stored are trimmed together, once all of them are
+// passed, and each can be read from anywhere among them.
+func TestRecordsOfOneCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		f := open(t, config(dir), sinks(journal.SinkRule{Name: "a"}))
+		const n = 100
+		appendNow(t, f, 0, n)
+		for range 2 { // as they were appended, and as they are read back
+			for after := range uint64(n) {
+				recs, err := f.Read(t.Context(), after, 5, 0)
+				if err != nil || len(recs) != min(5, n-int(after)) {
+					t.Fatalf("%d records after %d, %v", len(recs), after, err)
+				}
+				for i, rec := range recs {
+					if want := after + uint64(i) + 1; rec.Seq != want || rec.Key.ID != strconv.FormatUint(want-1, 10) {
+						t.Fatalf("after %d: record %d of event %s, want %d", after, rec.Seq, rec.Key.ID, want)
+					}
+				}
+				one, err := f.Get(t.Context(), after+1)
+				if err != nil || one == nil || one.Seq != after+1 || !bytes.Contains(one.Raw, []byte(`"EventId":`+one.Key.ID+`,`)) {
+					t.Fatalf("record %d: %+v, %v", after+1, one, err)
+				}
+			}
+			if rec, err := f.Get(t.Context(), n+1); err != nil || rec != nil {
+				t.Fatalf("record %d: %v, %v", n+1, rec, err)
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			f = open(t, config(dir), sinks(journal.SinkRule{Name: "a"}))
+		}
+		first := uint64(1)
+		for _, passed := range []uint64{1, 31, 40, 99, 100} {
+			settle(t, f, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: passed}})
+			time.Sleep(25 * time.Hour)
+			synctest.Wait()
+			st := status(t, f)
+			if passed < n && (st.First < first || st.First > passed+1 || st.Records != n-int(st.First)+1) {
+				t.Errorf("after record %d was passed %d records are kept from %d on", passed, st.Records, st.First)
+			}
+			if rec, err := f.Get(t.Context(), st.First); passed < n && (err != nil || rec == nil) {
+				t.Errorf("the first record kept, %d, is %v, %v", st.First, rec, err)
+			}
+			if passed == n && st.Records != 0 {
+				t.Errorf("%d records are kept though all were passed", st.Records)
+			}
+			first = st.First
+		}
+		if len(status(t, f).Gaps) > 0 {
+			t.Errorf("gaps %+v", status(t, f).Gaps)
+		}
+	})
+}
+
+// A full journal takes nothing from a sink that may not lose records, also
+// where one that may stands among records of the same commit.
+func TestSkippingGoesByTheCommit(t *testing.T) {
+	cfg := config(t.TempDir())
+	cfg.MaxBytes = 1 << 20
+	f := open(t, cfg, sinks(journal.SinkRule{Name: "may", OnFull: journal.OnFullSkip}, journal.SinkRule{Name: "never"}))
+	if err := fillAtOnce(t, f, 0, 20, 3000); err != nil { // one row
+		t.Fatal(err)
+	}
+	settle(t, f, journal.Settlement{Sink: "may", Cursor: journal.Cursor{Seq: 3}})
+	settle(t, f, journal.Settlement{Sink: "never", Cursor: journal.Cursor{Seq: 11}})
+	var full *journal.FullError
+	if err := fill(t, f, 20, 400, 3000); !errors.As(err, &full) || full.Sink != "never" {
+		t.Fatalf("error %v, want a journal that sink never fills", err)
+	}
+	st := status(t, f)
+	if st.First != 1 || len(st.Gaps) != 0 {
+		t.Errorf("the first record kept is %d, gaps %+v", st.First, st.Gaps)
+	}
+	settle(t, f, journal.Settlement{Sink: "never", Cursor: journal.Cursor{Seq: st.Last}})
+	if err := fill(t, f, 1000, 20, 3000); err != nil {
+		t.Fatal(err)
+	}
+	st = status(t, f)
+	cursor, err := f.Cursor(t.Context(), "may")
+	if err != nil || len(st.Gaps) != 1 || st.Gaps[0].Sink != "may" || st.Gaps[0].Range != (journal.Range{First: 4, Last: cursor.Seq}) ||
+		st.Gaps[0].Records != int(cursor.Seq)-3 || st.First != cursor.Seq+1 {
+		t.Errorf("cursor %+v, %v, first record kept %d, gaps %+v", cursor, err, st.First, st.Gaps)
+	}
+}
+
 // However many come, what is older than the retention goes as fast.
 func TestTrimmingKeepsUpWithWhatComes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -109,7 +199,9 @@ func TestSinkThatIsNotConfiguredHoldsNothingAndHasAGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		f := open(t, config(dir), sinks(journal.SinkRule{Name: "a"}, journal.SinkRule{Name: "gone"}))
-		appendNow(t, f, 0, 50)
+		for from := 0; from < 50; from += 10 {
+			appendNow(t, f, from, 10)
+		}
 		settle(t, f, journal.Settlement{Sink: "gone", Cursor: journal.Cursor{Seq: 10}})
 		if err := f.Close(); err != nil {
 			t.Fatal(err)

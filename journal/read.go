@@ -35,76 +35,104 @@ func (f *File) Read(ctx context.Context, after uint64, limit, maxBytes int) ([]*
 		size := 0
 		c := tx.Bucket([]byte("log")).Cursor()
 		for k, row := c.Seek(seqKey(after + 1)); k != nil && len(out) < limit; k, row = c.Next() {
-			rec, err := f.recent.open(k, row)
+			records, err := f.recent.open(k, row, after+1)
 			if err != nil {
 				damaged = append(damaged, lastSeq(k))
 				continue
 			}
-			if size += len(rec.Raw); maxBytes > 0 && size > maxBytes && len(out) > 0 {
-				break
+			for _, rec := range records[:min(len(records), limit-len(out))] {
+				if size += len(rec.Raw); maxBytes > 0 && size > maxBytes && len(out) > 0 {
+					return ctx.Err()
+				}
+				out = append(out, rec)
 			}
-			out = append(out, rec)
 		}
 		return ctx.Err()
 	})
 	if err == nil && len(damaged) > 0 {
-		err = f.loseRecords(ctx, damaged)
+		err = f.loseRows(ctx, damaged)
 	}
 	return out, err
 }
 
-func openRecord(key, row []byte) (*event.Record, error) {
-	payload, err := unseal(rowRecord, key, row)
-	if err != nil {
-		return nil, err
-	}
-	return decodeRecord(lastSeq(key), payload)
-}
-
-// loseRecords removes records that cannot be read, and notes for each sink
-// that did not have them what it will not get.
-func (f *File) loseRecords(ctx context.Context, seqs []uint64) error {
-	f.report("%d records of the journal are damaged and cannot be delivered, the first is number %d", len(seqs), seqs[0])
-	return f.commit(ctx, &op{urgent: true, apply: func(tx *bolt.Tx) error {
+// loseRows removes rows of the log that cannot be read, and notes for each sink
+// that did not have all of their records what it will not get.
+func (f *File) loseRows(ctx context.Context, keys []uint64) error {
+	lost, first := 0, uint64(0)
+	err := f.commit(ctx, &op{urgent: true, apply: func(tx *bolt.Tx) error {
 		cursors, err := f.cursors(tx)
 		if err != nil {
 			return err
 		}
-		log := tx.Bucket([]byte("log"))
-		for _, seq := range seqs {
-			if log.Get(seqKey(seq)) == nil {
+		lost = 0
+		for _, last := range keys {
+			r, there := damagedRange(tx, last)
+			if !there {
 				continue // another reader was first
 			}
-			if err := f.remove(log, seqKey(seq)); err != nil {
+			if lost == 0 {
+				first = r.First
+			}
+			lost += int(r.Last - r.First + 1)
+			if err := f.remove(tx.Bucket([]byte("log")), seqKey(last)); err != nil {
 				return engine(err)
 			}
-			f.meta.Damaged++
 			for sink, c := range cursors {
-				if c.Seq >= seq {
+				if c.Seq >= r.Last {
 					continue
 				}
-				g := Gap{Sink: sink, Range: Range{First: seq, Last: seq}, Records: 1, Reason: "damage", At: time.Now().UTC()}
+				missed := Range{First: max(r.First, c.Seq+1), Last: r.Last}
+				g := Gap{Sink: sink, Range: missed, Records: int(missed.Last - missed.First + 1), Reason: "damage", At: time.Now().UTC()}
 				if err := f.addGap(tx, g); err != nil {
 					return engine(err)
 				}
 			}
 		}
+		f.meta.Damaged += lost
 		return nil
 	}})
+	if lost > 0 {
+		f.report("%d records of the journal are damaged and cannot be delivered, the first is number %d", lost, first)
+	}
+	return err
+}
+
+// damagedRange is the records of a row that cannot be read: what it says
+// itself, as far as the row before leaves room for that.
+func damagedRange(tx *bolt.Tx, last uint64) (r Range, there bool) {
+	c := tx.Bucket([]byte("log")).Cursor()
+	key, row := c.Seek(seqKey(last))
+	if key == nil || lastSeq(key) != last {
+		return r, false
+	}
+	r = Range{First: firstSeq(key, row), Last: last}
+	if len(row) == 0 || row[0] != rowRecord && row[0] != rowRun {
+		r.First = last - min(last, runRecords) + 1 // it may have been a run
+	}
+	if before, _ := c.Prev(); before != nil {
+		r.First = max(r.First, lastSeq(before)+1)
+	}
+	return r, true
 }
 
 // Get returns one record.
 func (f *File) Get(ctx context.Context, seq uint64) (rec *event.Record, err error) {
+	var damaged []uint64
 	err = f.view(func(tx *bolt.Tx) error {
-		row := tx.Bucket([]byte("log")).Get(seqKey(seq))
-		if row == nil {
+		key, row := tx.Bucket([]byte("log")).Cursor().Seek(seqKey(seq))
+		if key == nil || firstSeq(key, row) > seq {
 			return nil
 		}
-		rec, err = f.recent.open(seqKey(seq), row)
-		return err
+		records, err := f.recent.open(key, row, seq)
+		if err != nil {
+			damaged = []uint64{lastSeq(key)}
+			return nil //nolint:nilerr // what is damaged is noted below
+		}
+		rec = records[0]
+		return nil
 	})
-	if errors.Is(err, errDamaged) {
-		return nil, f.loseRecords(ctx, []uint64{seq})
+	if err == nil && damaged != nil {
+		err = f.loseRows(ctx, damaged)
 	}
 	return rec, err
 }
@@ -301,9 +329,9 @@ func (f *File) Status(_ context.Context) (Status, error) {
 		s.Keys, s.Damaged, s.Bytes = m.Keys, m.Damaged, m.Bytes
 		s.FreeBytes = int64(f.db.Stats().FreePageN) * int64(f.db.Info().PageSize)
 		log := tx.Bucket([]byte("log"))
-		if k, _ := log.Cursor().First(); k != nil {
+		if k, row := log.Cursor().First(); k != nil {
 			last, _ := log.Cursor().Last()
-			s.First, s.Last = lastSeq(k), lastSeq(last)
+			s.First, s.Last = firstSeq(k, row), lastSeq(last)
 			s.Records = int(s.Last - s.First + 1)
 		}
 		if err := f.sinkStatuses(tx, &s); err != nil {
@@ -348,8 +376,8 @@ func (f *File) sinkStatuses(tx *bolt.Tx, s *Status) error {
 			}
 		}
 		if key, row := log.Cursor().Seek(seqKey(from + 1)); key != nil && st.Behind > 0 {
-			if rec, err := f.recent.open(key, row); err == nil {
-				st.Oldest = rec.ObservedAt
+			if records, err := f.recent.open(key, row, from+1); err == nil {
+				st.Oldest = records[0].ObservedAt
 			}
 		}
 		prefix := joinKey(st.Sink, "")

@@ -19,7 +19,7 @@ const recentBytes = 8 << 20
 // A record is known by its sequence and the checksum of its row, so one that a
 // failed commit left behind is never given for another.
 type recent struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // guards the rest
 	known map[uint64]*recentRecord
 	order []*recentRecord // from the oldest; a slice of a buffer that append renews
 	bytes int
@@ -39,35 +39,47 @@ func rowSum(row []byte) uint32 {
 	return binary.BigEndian.Uint32(row[1:])
 }
 
-// open unpacks the record of a row, or gives the one that another reader made
-// of it.
-func (m *recent) open(key, row []byte) (*event.Record, error) {
-	if rec := m.find(lastSeq(key), rowSum(row)); rec != nil {
-		return rec, nil
+// open unpacks the records of a row that have a number from first on, or gives
+// those that another reader made of it.
+func (m *recent) open(key, row []byte, first uint64) ([]*event.Record, error) {
+	last, sum := lastSeq(key), rowSum(row)
+	first = max(first, firstSeq(key, row))
+	if records := m.findAll(first, last, sum); records != nil {
+		return records, nil
 	}
-	rec, err := openRecord(key, row)
+	records, err := openRow(key, row)
 	if err != nil {
 		return nil, err
 	}
-	return m.add(rec, rowSum(row)), nil
-}
-
-func (m *recent) find(seq uint64, sum uint32) *event.Record {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if have := m.known[seq]; have != nil && have.sum == sum {
-		return have.rec
+	for i, rec := range records {
+		records[i] = m.add(rec, sum)
 	}
-	return nil
+	return records[len(records)-int(last+1-first):], nil
+}
+
+// findAll returns the records of a row from one number to another, nil where
+// one of them is not there.
+func (m *recent) findAll(first, last uint64, sum uint32) []*event.Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	records := make([]*event.Record, 0, last+1-first)
+	for seq := first; seq <= last; seq++ {
+		have := m.known[seq]
+		if have == nil || have.sum != sum {
+			return nil
+		}
+		records = append(records, have.rec)
+	}
+	return records
 }
 
 // add keeps a record and returns it, or the one that another reader added
-// meanwhile.
+// meanwhile. It is called with mu locked.
 func (m *recent) add(rec *event.Record, sum uint32) *event.Record {
 	// What is derived of a record is about as large as the record.
 	r := &recentRecord{rec: rec, sum: sum, size: 2*len(rec.Raw) + 2<<10}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if have := m.known[rec.Seq]; have != nil && have.sum == sum {
 		return have.rec
 	}
@@ -86,4 +98,22 @@ func (m *recent) add(rec *event.Record, sum uint32) *event.Record {
 		}
 	}
 	return rec
+}
+
+// take keeps the records that rows were made of.
+func (m *recent) take(changes []Change, rows []packed) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	row, left := -1, 0
+	for i := range changes {
+		if changes[i].Record == nil {
+			continue
+		}
+		if left == 0 {
+			row++
+			left = rows[row].records
+		}
+		left--
+		m.add(changes[i].Record, rowSum(rows[row].row))
+	}
 }

@@ -85,7 +85,7 @@ type tally struct {
 
 // add counts a row, and fails where it does not pass its checksum.
 func (t *tally) add(bucket string, key, row []byte) error {
-	if _, err := unseal(t.checks[bucket].kind, key, row); err != nil {
+	if _, err := t.checks[bucket].unseal(key, row); err != nil {
 		return fmt.Errorf("a row of %s does not pass its checksum", bucket)
 	}
 	switch bucket {
@@ -300,7 +300,7 @@ type foundRow struct {
 // bucketOf is the bucket that a kind of row belongs to.
 func bucketOf(kind byte) string {
 	switch kind {
-	case rowRecord:
+	case rowRecord, rowRun:
 		return "log"
 	case rowState:
 		return "state"
@@ -486,6 +486,17 @@ func (s *salvaged) add(key, row []byte) {
 	name := bucketOf(row[0])
 	payload, err := unseal(row[0], key, row)
 	if name == "" || err != nil {
+		return
+	}
+	if row[0] == rowRun { // each record by itself: runs of different trees may overlap
+		records, err := decodeRun(lastSeq(key), payload)
+		if err != nil {
+			return
+		}
+		for _, rec := range records {
+			at := seqKey(rec.Seq)
+			s.add(at, seal(rowRecord, at, encodeRecord(rec)))
+		}
 		return
 	}
 	if s.rows[name] == nil {

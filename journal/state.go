@@ -30,12 +30,21 @@ func (c Checked) Sound() bool {
 // A rowCheck reads one kind of rows.
 type rowCheck struct {
 	kind byte
+	also byte // another kind of the same bucket; 0: none
 	read func(key, row []byte) error
+}
+
+// unseal returns the payload of a row.
+func (c rowCheck) unseal(key, row []byte) ([]byte, error) {
+	if len(row) > 0 && row[0] == c.also {
+		return unseal(c.also, key, row)
+	}
+	return unseal(c.kind, key, row)
 }
 
 // into reads a row of JSON.
 func into[T any](kind byte) rowCheck {
-	return rowCheck{kind, func(key, row []byte) error {
+	return rowCheck{kind: kind, read: func(key, row []byte) error {
 		var v T
 		return decodeJSON(kind, key, row, &v)
 	}}
@@ -43,7 +52,7 @@ func into[T any](kind byte) rowCheck {
 
 // unsealed reads a row by what decodes its payload.
 func unsealed(kind byte, decode func(key, payload []byte) error) rowCheck {
-	return rowCheck{kind, func(key, row []byte) error {
+	return rowCheck{kind: kind, read: func(key, row []byte) error {
 		payload, err := unseal(kind, key, row)
 		if err != nil {
 			return err
@@ -58,10 +67,10 @@ func rowChecks() map[string]rowCheck {
 		"cursor": into[Cursor](rowCursor), "receipt": into[Receipt](rowReceipt), "source": into[Source](rowSource),
 		"sweep": into[Certificate](rowSweep), "gap": into[Gap](rowGap), "replay": into[Replay](rowReplay),
 		"memo": unsealed(rowMemo, func(_, _ []byte) error { return nil }),
-		"log": unsealed(rowRecord, func(key, payload []byte) error {
-			_, err := decodeRecord(lastSeq(key), payload)
+		"log": {kind: rowRecord, also: rowRun, read: func(key, row []byte) error {
+			_, err := openRow(key, row)
 			return err
-		}),
+		}},
 		"state": unsealed(rowState, func(_, payload []byte) error {
 			_, err := decodeState(payload)
 			return err

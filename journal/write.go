@@ -267,13 +267,15 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 					return err
 				}
 			}
-			last = 0
+			var err error
+			if last, err = f.log(tx, rows); err != nil {
+				return engine(err)
+			}
+			number(batch.Changes, rows, last, seqs)
 			for i, c := range batch.Changes {
-				seq, err := f.change(tx, c, rows[i], old[i])
-				if err != nil {
+				if err := f.change(tx, c, seqs[i], old[i]); err != nil {
 					return engine(err)
 				}
-				seqs[i], last = seq, max(last, seq)
 			}
 			return engine(f.appendSource(tx, batch))
 		},
@@ -281,9 +283,9 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 			for i, c := range batch.Changes {
 				if c.Record != nil {
 					c.Record.Seq = seqs[i]
-					f.recent.add(c.Record, rowSum(rows[i]))
 				}
 			}
+			f.recent.take(batch.Changes, rows)
 			if need > 0 {
 				f.mu.Lock()
 				f.full = nil
@@ -331,32 +333,55 @@ func (f *File) expected(tx *bolt.Tx, changes []Change, old []int) error {
 	return nil
 }
 
+// log appends rows to the log, and returns the number of the last record, 0
+// when there is none.
+func (f *File) log(tx *bolt.Tx, rows []packed) (last uint64, err error) {
+	if len(rows) == 0 {
+		return 0, nil
+	}
+	b := tx.Bucket([]byte("log"))
+	b.FillPercent = 0.95 // sequences only grow
+	last = b.Sequence()
+	for i := range rows {
+		last += uint64(rows[i].records)
+		at := seqKey(last)
+		sealRow(rows[i].kind(), at, rows[i].row)
+		f.meta.Bytes += int64(len(at) + len(rows[i].row)) // nothing stands there
+		if err := b.Put(at, rows[i].row); err != nil {
+			return 0, err
+		}
+	}
+	return last, b.SetSequence(last)
+}
+
+// number gives the changes that have a record their numbers, of which the last
+// is known.
+func number(changes []Change, rows []packed, last uint64, seqs []uint64) {
+	next := last + 1
+	for i := range rows {
+		next -= uint64(rows[i].records)
+	}
+	for i := range changes {
+		if seqs[i] = 0; changes[i].Record != nil {
+			seqs[i] = next
+			next++
+		}
+	}
+}
+
 // change stores what became of a key, whose state has a row of so many bytes
-// until now.
-func (f *File) change(tx *bolt.Tx, c Change, row []byte, old int) (uint64, error) {
+// until now. seq is the number of its record, 0 where it has none.
+func (f *File) change(tx *bolt.Tx, c Change, seq uint64, old int) error {
 	states := tx.Bucket([]byte("state"))
 	key := stateKey(c.Key)
 	if c.Forget {
 		f.meta.Keys--
 		if err := f.remove(states, key); err != nil {
-			return 0, err
+			return err
 		}
-		return 0, f.forgetMemos(tx, key)
+		return f.forgetMemos(tx, key)
 	}
-	var seq uint64
-	if row != nil {
-		b := tx.Bucket([]byte("log"))
-		b.FillPercent = 0.95 // sequences only grow
-		var err error
-		if seq, err = b.NextSequence(); err != nil {
-			return 0, err
-		}
-		at := seqKey(seq)
-		sealRow(rowRecord, at, row)
-		f.meta.Bytes += int64(len(at) + len(row)) // nothing stands there
-		if err := b.Put(at, row); err != nil {
-			return 0, err
-		}
+	if seq != 0 {
 		c.State.LastRecord = seq
 	}
 	if old == 0 {
@@ -366,7 +391,7 @@ func (f *File) change(tx *bolt.Tx, c Change, row []byte, old int) (uint64, error
 	}
 	state := seal(rowState, key, encodeState(c.State))
 	f.meta.Bytes += int64(len(key) + len(state))
-	return seq, states.Put(key, state)
+	return states.Put(key, state)
 }
 
 // put and remove keep account of the bytes of log, state and dead.
@@ -483,16 +508,16 @@ type skipping struct {
 func (f *File) skip(tx *bolt.Tx, s skipping) error {
 	log := tx.Bucket([]byte("log"))
 	for !s.enough() {
-		low := lowest(s.cursors)
-		first, _ := log.Cursor().Seek(seqKey(low + 1))
+		first, _ := log.Cursor().Seek(seqKey(lowest(s.cursors) + 1))
 		if first == nil {
 			return f.filled(&FullError{Limit: s.limit}) // no sink holds anything
 		}
+		end := lastSeq(first) // records go by the row
 		next := uint64(math.MaxUint64)
 		var behind []string
 		for _, sink := range f.sinkNames() {
 			switch c := s.cursors[sink]; {
-			case c.Seq > low:
+			case c.Seq >= end:
 				next = min(next, c.Seq)
 			case f.onFull(sink) != OnFullSkip:
 				return f.filled(&FullError{Limit: s.limit, Sink: sink})
@@ -507,11 +532,12 @@ func (f *File) skip(tx *bolt.Tx, s skipping) error {
 		if _, err := f.dropUpTo(tx, reached, s.enough); err != nil {
 			return engine(err)
 		}
-		if kept, _ := log.Cursor().First(); kept != nil {
-			reached = min(reached, lastSeq(kept)-1)
+		if kept, row := log.Cursor().First(); kept != nil {
+			reached = min(reached, firstSeq(kept, row)-1)
 		}
 		for _, sink := range behind {
-			gap := Gap{Sink: sink, Range: Range{First: low + 1, Last: reached}, Records: int(reached - low), Reason: "skip", At: time.Now().UTC()}
+			from := s.cursors[sink].Seq
+			gap := Gap{Sink: sink, Range: Range{First: from + 1, Last: reached}, Records: int(reached - from), Reason: "skip", At: time.Now().UTC()}
 			if err := f.addGap(tx, gap); err != nil {
 				return engine(err)
 			}
@@ -764,7 +790,7 @@ func (f *File) trimOld(now time.Time) (more bool) {
 		}
 		defer func() { more = n > trimBatch }()
 		_, err = f.drop(tx, func(k, v []byte) bool {
-			n++
+			n += int(lastSeq(k) - firstSeq(k, v) + 1)
 			return n <= trimBatch && lastSeq(k) <= low && len(v) >= rowHead+8 &&
 				int64(binary.BigEndian.Uint64(v[rowHead:])) < before
 		}, tx.Bucket([]byte("log")))
@@ -863,10 +889,10 @@ func checkReplay(tx *bolt.Tx, s Settlement) (*Replay, error) {
 	case stored != nil:
 		return nil, &ReplayError{Running: true}
 	default:
-		k, _ := tx.Bucket([]byte("log")).Cursor().First()
+		k, row := tx.Bucket([]byte("log")).Cursor().First()
 		oldest := tx.Bucket([]byte("log")).Sequence() + 1
 		if k != nil {
-			oldest = lastSeq(k)
+			oldest = firstSeq(k, row)
 		}
 		if oldest > next.After+1 {
 			return nil, &ReplayError{Oldest: oldest}

@@ -37,15 +37,15 @@ func mutations() []mutation {
 			{"poller/sweep.go", "	c.Certified = s.reason == \"\"", "	c.Certified = true"},
 		}},
 		{"a long id is rounded", "crash", []edit{
-			{"cwp/decode.go", "	if item.ID, ok = idText(id); !ok {", "	if n, err := strconv.ParseFloat(string(id), 64); err == nil {\n		id = strconv.AppendFloat(nil, n, 'f', 0, 64)\n	}\n	if item.ID, ok = idText(id); !ok {"},
+			{"cwp/decode.go", "	texts := append(", "	if n, err := strconv.ParseFloat(string(id), 64); err == nil {\n		id = strconv.AppendFloat(nil, n, 'f', 0, 64)\n	}\n	texts := append("},
 		}},
 
 		// journal
 		{"the last record of a commit is not written", "crash", []edit{
-			{"journal/write.go", "	if row != nil {\n		b := tx.Bucket([]byte(\"log\"))", "	if row != nil && c.State.Sequence%7 != 3 {\n		b := tx.Bucket([]byte(\"log\"))"},
+			{"journal/write.go", "		at := seqKey(last)\n", "		if last%7 == 3 {\n			continue\n		}\n		at := seqKey(last)\n"},
 		}},
 		{"a record is written twice", "crash", []edit{
-			{"journal/write.go", "		c.State.LastRecord = seq\n	}", "		if seq, err = b.NextSequence(); err != nil {\n			return 0, err\n		}\n		if err := f.put(b, seqKey(seq), seal(rowRecord, seqKey(seq), row)); err != nil {\n			return 0, err\n		}\n		c.State.LastRecord = seq\n	}"},
+			{"journal/write.go", "	return last, b.SetSequence(last)\n", "	again := rows[len(rows)-1]\n	row := bytes.Clone(again.row)\n	more := last + uint64(again.records)\n	sealRow(again.kind(), seqKey(more), row)\n	f.meta.Bytes += int64(8 + len(row))\n	if err := b.Put(seqKey(more), row); err != nil {\n		return 0, err\n	}\n	return last, b.SetSequence(more)\n"},
 		}},
 		{"a dead letter is dropped", "crash", []edit{
 			{"journal/write.go", "for _, dl := range s.Dead {", "for _, dl := range s.Dead[:0] {"},
