@@ -203,8 +203,8 @@ func ecsVendor(w *writer, r *event.Record, f *Finding) {
 	if f.StartTime.IsZero() {
 		w.str("start_time_raw", f.StartTimeText)
 	}
-	w.str("suggest_solution", f.SuggestSolution)
-	w.str("threat_description", f.ThreatDesc)
+	w.kept("suggest_solution", f.SuggestSolution, f.keptSolution)
+	w.kept("threat_description", f.ThreatDesc, f.keptDesc)
 	if len(f.Truncated) > 0 {
 		w.bool("truncated", true)
 		w.strs("truncated_fields", f.Truncated)

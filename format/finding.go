@@ -86,6 +86,8 @@ type Finding struct {
 
 	Heartbeat *Heartbeat // what a heartbeat says; nil for every finding
 
+	keptDesc, keptSolution *keptText // of ThreatDesc and SuggestSolution; may be nil
+
 	mapped         bool           // the kind has a mapping
 	zone           *time.Location // of the vendor's wall times; nil where the record names one that does not exist
 	classification caption        // of the malware, in OCSF
@@ -219,8 +221,8 @@ func (f *Finding) readAddresses() {
 		switch {
 		case text == "":
 			continue
-		case i%2 == 1 && text == texts[i-1]: // one is mostly told twice
-			found[i] = found[i-1]
+		case i >= 2 && i%2 == 1 && text == texts[2], i == 1 && text == texts[0]: // it is mostly told twice
+			found[i] = found[i&2]
 			continue
 		}
 		a := addressOf(text)

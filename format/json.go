@@ -61,6 +61,15 @@ func (w *writer) str(k, v string) {
 	w.b = appendString(w.b, v)
 }
 
+// kept writes a text, of which something may be kept.
+func (w *writer) kept(k, v string, kept *keptText) {
+	if kept != nil && v != "" {
+		w.raw(k, kept.json)
+		return
+	}
+	w.str(k, v)
+}
+
 func (w *writer) strs(k string, v []string) {
 	if len(v) == 0 {
 		return

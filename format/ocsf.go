@@ -302,7 +302,7 @@ func (e ocsfEncoder) findingInfo(w *writer, r *event.Record, f *Finding) {
 	e.attacks(w, f)
 	w.instant("created_time", timeOf(r.FirstDetect, f.zone))
 	w.strs("data_sources", f.Engines)
-	w.str("desc", f.ThreatDesc)
+	w.kept("desc", f.ThreatDesc, f.keptDesc)
 	w.instant("last_seen_time", f.DetectTime)
 	if r.Action != event.Detected {
 		w.instant("modified_time", r.ObservedAt)

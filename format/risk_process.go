@@ -48,9 +48,9 @@ func (f *Finding) readRiskProcess(x *Rules, raw string) {
 		case "StartTime":
 			f.StartTimeText = f.text(key, value)
 		case "SuggestSolution":
-			f.SuggestSolution = f.text(key, value)
+			f.SuggestSolution, f.keptSolution = f.keptText(x, key, value)
 		case "ThreatDesc":
-			f.ThreatDesc = f.text(key, value)
+			f.ThreatDesc, f.keptDesc = f.keptText(x, key, value)
 		case "Uuid":
 			f.UUID = f.text(key, value)
 		case "VirusName":
@@ -99,6 +99,16 @@ func (f *Finding) text(name, value string) string {
 	s, long := cut(textOf(value), maxText)
 	f.noteCut(name, long)
 	return s
+}
+
+// keptText reads a string that many findings have, and caps it.
+func (f *Finding) keptText(x *Rules, name, value string) (string, *keptText) {
+	kept := x.tables.kept.of(value)
+	if kept == nil {
+		return f.text(name, value), nil
+	}
+	f.noteCut(name, kept.long)
+	return kept.text, kept
 }
 
 // texts reads a list of strings and caps each.

@@ -82,8 +82,8 @@ func (e splunkEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 		w.str("start_time_raw", f.StartTimeText)
 	}
 	w.str("status", r.Status.Symbol)
-	w.str("suggested_solution", f.SuggestSolution)
-	w.str("threat_description", f.ThreatDesc)
+	w.kept("suggested_solution", f.SuggestSolution, f.keptSolution)
+	w.kept("threat_description", f.ThreatDesc, f.keptDesc)
 	if len(f.Truncated) > 0 {
 		w.bool("truncated", true)
 		w.strs("truncated_fields", f.Truncated)

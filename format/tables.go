@@ -31,7 +31,8 @@ type tables struct {
 	classifier classifier
 	redactor   redactor
 	actions    map[string]string // what happens to risky processes, to its name in full: made once, not for each event
-	zones      sync.Map          // name of a zone to *time.Location, nil for one that does not exist
+	kept       keeper
+	zones      sync.Map // name of a zone to *time.Location, nil for one that does not exist
 }
 
 // newTables panics if the embedded files are wrong, which no input can cause.

@@ -195,6 +195,5 @@ func (d *decoder) record(r *event.Record) {
 	r.ObservedAt = d.time()
 	r.Backfill = d.bool()
 	r.Page = int(d.uint())
-	raw := d.bytes()
-	r.Raw = raw[:len(raw):len(raw)]
+	r.Raw = slices.Clip(d.bytes())
 }
