@@ -24,10 +24,14 @@ func (w *writer) comma() {
 
 // key begins a member. Keys are constants that need no escapes.
 func (w *writer) key(k string) {
-	w.comma()
-	w.b = append(w.b, '"')
-	w.b = append(w.b, k...)
-	w.b = append(w.b, '"', ':')
+	b := w.b
+	if c := b[len(b)-1]; c != '{' && c != '[' {
+		b = append(b, ',', '"')
+	} else {
+		b = append(b, '"')
+	}
+	b = append(b, k...)
+	w.b = append(b, '"', ':')
 }
 
 // open begins an object as a member and returns what close needs.
@@ -148,10 +152,6 @@ func appendString(dst []byte, s string) []byte {
 			break
 		}
 		c := s[i]
-		if c >= ' ' && c < 0x7F && c != '"' && c != '\\' {
-			i++
-			continue
-		}
 		if c < utf8.RuneSelf {
 			dst = append(dst, s[start:i]...)
 			dst = appendEscape(dst, c)
@@ -191,24 +191,45 @@ func wideEnd(s string, i int) int {
 }
 
 // plainEnd returns the index after characters of s that stand in a JSON string
-// as they are, from i on, eight at a time, to the first that does not; it may
-// stop early near the end of s.
+// as they are, from i on, to the first that does not, eight at a time.
 func plainEnd(s string, i int) int {
-	const low, high = 0x0101010101010101, 0x8080808080808080
-	for i+8 <= len(s) {
-		b := s[i : i+8]
-		x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
-			uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
-		quote, slash := x^('"'*low), x^('\\'*low)
-		// The lowest high bit is that of the first byte that is a quote, a
-		// backslash, a control, DEL, or not ASCII (a borrow or carry disturbs
-		// only bytes behind it).
-		if m := (x | (x + low) | (quote-low)&^quote | (slash-low)&^slash | (x-' '*low)&^x) & high; m != 0 {
+	for ; i+8 <= len(s); i += 8 {
+		if m := marked(eight(s, i)); m != 0 {
 			return i + bits.TrailingZeros64(m)/8
 		}
-		i += 8
 	}
-	return i
+	switch {
+	case i == len(s):
+	case len(s) >= 8: // the last eight, of which those before i do not count
+		from := len(s) - 8
+		before := uint64(1)<<(8*(i-from)) - 1
+		if m := marked(eight(s, from)&^before | 'x'*lowBits&before); m != 0 {
+			return from + bits.TrailingZeros64(m)/8
+		}
+	default:
+		for ; i < len(s); i++ {
+			if c := s[i]; c < ' ' || c >= 0x7F || c == '"' || c == '\\' {
+				return i
+			}
+		}
+	}
+	return len(s)
+}
+
+const lowBits, highBits = 0x0101010101010101, 0x8080808080808080
+
+func eight(s string, i int) uint64 {
+	b := s[i : i+8]
+	return uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
+		uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+}
+
+// marked looks at eight bytes: the lowest bit that is set is the highest one of
+// the first byte that is a quote, a backslash, a control, DEL, or not ASCII (a
+// borrow or carry disturbs only bytes behind it).
+func marked(x uint64) uint64 {
+	quote, slash := x^('"'*lowBits), x^('\\'*lowBits)
+	return (x | (x + lowBits) | (quote-lowBits)&^quote | (slash-lowBits)&^slash | (x-' '*lowBits)&^x) & highBits
 }
 
 // appendEscape appends an ASCII character that may not stand in a string.
