@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/compress"
+	"github.com/segmentio/kafka-go/compress/snappy"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cwprelay/cwprelay/format"
@@ -58,11 +60,18 @@ var (
 func New(cfg Config, formatName string) *Sink {
 	cfg = cfg.WithDefaults()
 	codec, _ := cfg.codec() // the configuration is valid
+	plainSnappy()
 	return &Sink{
 		cfg: cfg, codec: codec,
 		schema: []byte(format.Schema(formatName)), mime: []byte(format.ContentType(formatName)),
 	}
 }
+
+// plainSnappy has the client compress as snappy is meant, and others do: for
+// twice the time its default gives a tenth less. It can be set for all only.
+//
+//nolint:gochecknoglobals // as the client's own setting is
+var plainSnappy = sync.OnceFunc(func() { compress.SnappyCodec.Compression = snappy.FasterCompression })
 
 // Close closes the connections.
 func (s *Sink) Close() error {
