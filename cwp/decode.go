@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 
 	"github.com/cwprelay/cwprelay/event"
@@ -410,9 +411,16 @@ func (k *Kind) RevisionOf(item *Item) string {
 }
 
 func (k *Kind) revisionOf(values [][]byte) string {
-	var short [512]byte
-	return hexSum(appendCanonical(short[:0], k.RevisionFields, values))
+	text, _ := canonicals.Get().(*[]byte)
+	defer canonicals.Put(text)
+	*text = appendCanonical((*text)[:0], k.RevisionFields, values)
+	return hexSum(*text)
 }
+
+// canonicals are buffers for what a revision is made of.
+//
+//nolint:gochecknoglobals // a pool is shared by its nature
+var canonicals = sync.Pool{New: func() any { return new([]byte) }}
 
 // Field is a top-level field of an item as trimmed text: a text itself, a
 // whole number in decimal, other values as their JSON. It is empty for null, a

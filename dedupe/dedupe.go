@@ -87,7 +87,7 @@ func (s *Set) store(id string, e entry) {
 		}
 		s.packed.remove(key)
 	}
-	s.odd[id] = &e
+	s.odd[id] = new(e) // a copy: what fits the table is not put on the heap
 }
 
 // State returns what is known of an event.

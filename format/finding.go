@@ -217,6 +217,8 @@ func (f *Finding) message() string {
 func (f *Finding) readAddresses() {
 	texts := [...]string{f.HostIP, f.PrivateIP, f.WanIP, f.ExtraWanIP}
 	var found [len(texts)]netip.Addr
+	var list [len(texts)]string
+	n := 0
 	for i, text := range texts {
 		switch {
 		case text == "":
@@ -233,7 +235,11 @@ func (f *Finding) readAddresses() {
 		if !isDotted(text) {
 			text = a.String()
 		}
-		f.Addresses = append(f.Addresses, text)
+		list[n] = text
+		n++
+	}
+	if n > 0 {
+		f.Addresses = slices.Clone(list[:n])
 	}
 	f.HostAddr = firstValid(found[0], found[1])
 	f.WanAddr = firstValid(found[2], found[3])

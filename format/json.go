@@ -2,6 +2,7 @@ package format
 
 import (
 	"math/bits"
+	"net/netip"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -63,6 +64,14 @@ func (w *writer) str(k, v string) {
 	}
 	w.key(k)
 	w.b = appendString(w.b, v)
+}
+
+func (w *writer) addr(k string, v netip.Addr) {
+	if !v.IsValid() {
+		return
+	}
+	w.key(k)
+	w.b = append(v.AppendTo(append(w.b, '"')), '"')
 }
 
 // kept writes a text, of which something may be kept.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -401,7 +402,8 @@ func compact(text string) (string, error) {
 // listOf reads a list of strings. A value that is no list is a list of one;
 // empty elements and nulls are left out.
 func listOf(text string) []string {
-	var list []string
+	var few [4]string // mostly enough
+	list := few[:0]
 	add := func(value string) {
 		if s := textOf(value); s != "" {
 			list = append(list, s)
@@ -410,7 +412,10 @@ func listOf(text string) []string {
 	if !elements(text, add) {
 		add(text)
 	}
-	return list
+	if len(list) == 0 {
+		return nil
+	}
+	return slices.Clone(list)
 }
 
 // wordsOf reads a command line. A list of scalars is taken as its arguments,

@@ -29,13 +29,9 @@ func (e splunkEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 	w.str("category", f.Category)
 	w.str("description", f.Message)
 	w.str("dest", f.Host)
-	if f.HostAddr.IsValid() {
-		w.str("dest_ip", f.HostAddr.String())
-	}
+	w.addr("dest_ip", f.HostAddr)
 	w.str("dest_name", f.HostName)
-	if f.WanAddr.IsValid() {
-		w.str("dest_translated_ip", f.WanAddr.String())
-	}
+	w.addr("dest_translated_ip", f.WanAddr)
 	w.str("dest_type", "instance")
 	w.time("detect_time", f.DetectTime)
 	if f.DetectTime.IsZero() {

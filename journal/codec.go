@@ -191,8 +191,9 @@ func decodeRecord(seq uint64, payload []byte) (*event.Record, error) {
 	return r, nil
 }
 
-func encodeState(s event.State) []byte {
-	e := make(encoder, 0, 96)
+func encodeState(s event.State) []byte { return appendState(make(encoder, 0, 96), s) }
+
+func appendState(e encoder, s event.State) []byte {
 	e.status(s.Status)
 	e.uint(s.Sequence)
 	e.text(s.FirstDetect)
@@ -261,7 +262,11 @@ func decodeJSON(kind byte, key, row []byte, v any) error {
 // Keys of several parts are joined by NUL, which no part holds in practice;
 // one that does is still found, as the same text makes the same key.
 func joinKey(parts ...string) []byte {
-	var k []byte
+	size := len(parts)
+	for _, p := range parts {
+		size += len(p)
+	}
+	k := make([]byte, 0, size+8) // a number may follow
 	for i, p := range parts {
 		if i > 0 {
 			k = append(k, 0)
@@ -271,7 +276,13 @@ func joinKey(parts ...string) []byte {
 	return k
 }
 
-func stateKey(k event.Key) []byte { return joinKey(k.Account, k.Kind, k.ID) }
+func stateKey(k event.Key) []byte { return appendStateKey(nil, k) }
+
+func appendStateKey(dst []byte, k event.Key) []byte {
+	dst = append(append(dst, k.Account...), 0)
+	dst = append(append(dst, k.Kind...), 0)
+	return append(dst, k.ID...)
+}
 
 func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
 

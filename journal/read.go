@@ -244,10 +244,19 @@ func replayOf(tx *bolt.Tx, sink string) *Replay {
 func (f *File) Memos(_ context.Context, sink string, keys []event.Key) (map[event.Key]string, error) {
 	out := map[event.Key]string{}
 	err := f.view(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte("memo"))
+		c := tx.Bucket([]byte("memo")).Cursor()
+		prefix := joinKey(sink, "")
+		if first, _ := c.Seek(prefix); !hasPrefix(first, prefix) {
+			return nil // few sinks remember anything
+		}
+		var key []byte
 		for _, k := range keys {
-			key := joinKey(sink, string(stateKey(k)))
-			if payload, err := unseal(rowMemo, key, b.Get(key)); err == nil {
+			key = appendStateKey(append(key[:0], prefix...), k)
+			at, row := c.Seek(key)
+			if !bytes.Equal(at, key) {
+				continue
+			}
+			if payload, err := unseal(rowMemo, key, row); err == nil {
 				out[k] = string(payload)
 			}
 		}

@@ -19,14 +19,17 @@ const recentBytes = 8 << 20
 // A record is known by its sequence and the checksum of its row, so one that a
 // failed commit left behind is never given for another.
 type recent struct {
-	mu    sync.Mutex // guards the rest
-	known map[uint64]*recentRecord
-	order []*recentRecord // from the oldest; a slice of a buffer that append renews
+	mu    sync.Mutex     // guards the rest
+	slots []recentRecord // a record stands at its number modulo recentSlots
+	order []uint64       // numbers from the oldest; a slice of a buffer that append renews
 	bytes int
 }
 
+// recentSlots bounds how many records are kept, whatever their size.
+const recentSlots = 4096
+
 type recentRecord struct {
-	rec  *event.Record
+	rec  *event.Record // nil: none
 	sum  uint32
 	size int
 }
@@ -64,10 +67,13 @@ func (m *recent) open(key, row []byte, first uint64) ([]*event.Record, error) {
 func (m *recent) findAll(first, last uint64, sum uint32) []*event.Record {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.slots == nil {
+		return nil
+	}
 	records := make([]*event.Record, 0, last+1-first)
 	for seq := first; seq <= last; seq++ {
-		have := m.known[seq]
-		if have == nil || have.sum != sum {
+		have := &m.slots[seq%recentSlots]
+		if have.rec == nil || have.rec.Seq != seq || have.sum != sum {
 			return nil
 		}
 		records = append(records, have.rec)
@@ -78,24 +84,28 @@ func (m *recent) findAll(first, last uint64, sum uint32) []*event.Record {
 // add keeps a record and returns it, or the one that another reader added
 // meanwhile. It is called with mu locked.
 func (m *recent) add(rec *event.Record, sum uint32) *event.Record {
+	if m.slots == nil {
+		m.slots = make([]recentRecord, recentSlots)
+	}
+	slot := &m.slots[rec.Seq%recentSlots]
+	if slot.rec != nil && slot.rec.Seq == rec.Seq && slot.sum == sum {
+		return slot.rec
+	}
 	// What is derived of a record is about as large as the record.
-	r := &recentRecord{rec: rec, sum: sum, size: 2*len(rec.Raw) + 2<<10}
-	if have := m.known[rec.Seq]; have != nil && have.sum == sum {
-		return have.rec
-	}
-	if m.known == nil {
-		m.known = map[uint64]*recentRecord{}
-	}
-	m.known[rec.Seq] = r
-	m.order = append(m.order, r)
-	m.bytes += r.size
-	for m.bytes > recentBytes {
-		old := m.order[0]
-		m.order[0], m.order = nil, m.order[1:]
-		m.bytes -= old.size
-		if m.known[old.rec.Seq] == old {
-			delete(m.known, old.rec.Seq)
+	m.bytes -= slot.size
+	*slot = recentRecord{rec: rec, sum: sum, size: 2*len(rec.Raw) + 2<<10}
+	m.bytes += slot.size
+	m.order = append(m.order, rec.Seq)
+	for m.bytes > recentBytes && len(m.order) > 0 {
+		old := &m.slots[m.order[0]%recentSlots]
+		if old.rec != nil && old.rec.Seq == m.order[0] {
+			m.bytes -= old.size
+			*old = recentRecord{}
 		}
+		m.order = m.order[1:]
+	}
+	if len(m.order) > 2*recentSlots { // of numbers whose place another one has
+		m.order = m.order[len(m.order)-recentSlots:]
 	}
 	return rec
 }

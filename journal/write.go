@@ -308,10 +308,14 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 // expected checks each key's stored sequence, and notes in old how many bytes
 // the row of its state has, 0 when there is none.
 func (f *File) expected(tx *bolt.Tx, changes []Change, old []int) error {
-	b := tx.Bucket([]byte("state"))
+	cursor := tx.Bucket([]byte("state")).Cursor()
+	var key []byte
 	for i, c := range changes {
-		key := stateKey(c.Key)
-		row := b.Get(key)
+		key = appendStateKey(key[:0], c.Key)
+		at, row := cursor.Seek(key)
+		if !bytes.Equal(at, key) {
+			row = nil
+		}
 		old[i] = len(row)
 		var stored uint64
 		if row != nil {
@@ -389,7 +393,8 @@ func (f *File) change(tx *bolt.Tx, c Change, seq uint64, old int) error {
 	} else {
 		f.meta.Bytes -= int64(len(key) + old)
 	}
-	state := seal(rowState, key, encodeState(c.State))
+	state := appendState(make(encoder, rowHead, 96), c.State)
+	sealRow(rowState, key, state)
 	f.meta.Bytes += int64(len(key) + len(state))
 	return states.Put(key, state)
 }
