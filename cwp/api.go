@@ -41,6 +41,7 @@ type Page struct {
 	Total      int64 // TotalCount; meaningful only if HasTotal
 	HasTotal   bool  // TotalCount was a number, not null and not missing
 	RequestID  string
+	Bytes      int       // of the whole answer, in which the items lie
 	SentAt     time.Time // before the request was written; with a monotonic reading
 	ReceivedAt time.Time // after the whole answer was read; with a monotonic reading
 	// Ahead is by how much the server's clock is ahead of ours, as its Date header

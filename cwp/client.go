@@ -266,7 +266,11 @@ func (c *Client) open(raw []byte) (*Page, *Error) {
 	if e.response == nil {
 		return nil, &Error{Class: ClassAnswer, Message: "the answer has no Response", HTTPStatus: http.StatusOK}
 	}
-	return e.page(c.kind)
+	page, failure := e.page(c.kind)
+	if page != nil {
+		page.Bytes = len(raw)
+	}
+	return page, failure
 }
 
 // A call is one signed request to a service of the vendor's.

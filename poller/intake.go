@@ -266,6 +266,7 @@ func (in *intake) serve(ctx context.Context, group []job) error {
 			continue
 		}
 		t := taken{}
+		first := len(p.changes) // of this answer
 		for i := range j.answer.rows {
 			r := &j.answer.rows[i]
 			if j.owns != nil && !j.owns(r.at) {
@@ -273,16 +274,38 @@ func (in *intake) serve(ctx context.Context, group []job) error {
 			}
 			if p.ids[r.item.ID] {
 				// Settle what an earlier answer of the group says of it first.
+				j.keepApart(p.changes[first:])
 				if err := in.flush(ctx, &p); err != nil {
 					j.done <- taken{err: err}
 					return err
 				}
+				first = 0
 			}
 			in.judge(&p, &t, j, r)
 		}
+		j.keepApart(p.changes[first:])
 		p.jobs, p.results = append(p.jobs, j), append(p.results, t)
 	}
 	return in.flush(ctx, &p)
+}
+
+// keepApart copies what the records of an answer hold of it, where they are so
+// few that they would keep much of it in memory for nothing.
+func (j job) keepApart(changes []journal.Change) {
+	held := 0
+	for i := range changes {
+		if rec := changes[i].Record; rec != nil {
+			held += len(rec.Raw)
+		}
+	}
+	if held > j.answer.page.Bytes/2 {
+		return
+	}
+	for i := range changes {
+		if rec := changes[i].Record; rec != nil {
+			rec.Raw = bytes.Clone(rec.Raw)
+		}
+	}
 }
 
 func (in *intake) fail(jobs []job, err error) {
@@ -375,7 +398,7 @@ func (in *intake) record(key event.Key, action event.Action, before, after event
 		FirstDetect: after.FirstDetect, ObservedAt: j.answer.page.ReceivedAt.UTC(),
 		Backfill: backfill, Dialect: in.p.cfg.Dialect, Zone: in.p.cfg.Timezone,
 		Source: in.source.Source, Sweep: j.by.id, Page: j.by.number,
-		RequestID: j.answer.page.RequestID, Raw: bytes.Clone(r.item.Raw), // not to hold the whole answer
+		RequestID: j.answer.page.RequestID, Raw: r.item.Raw, // see keepApart
 	}
 	if action != event.Detected {
 		rec.Previous = before.Status
