@@ -32,7 +32,8 @@ func (w *writer) key(k string) {
 		b = append(b, '"')
 	}
 	b = append(b, k...)
-	w.b = append(b, '"', ':')
+	b = append(b, '"', ':')
+	w.b = b
 }
 
 // open begins an object as a member and returns what close needs.
