@@ -22,7 +22,7 @@ func crashProof() proof {
 func crash(ctx context.Context, e *evidence) error {
 	kills := either(e, 40, 200)
 	random := rand.New(rand.NewPCG(e.Seed, 10))
-	r, err := newRig(ctx, e, rigConfig{apis: []emulator.Config{{Events: 600, Rate: 40, Seed: e.Seed}}})
+	r, err := newRig(ctx, e, rigConfig{apis: []emulator.Config{{Events: 900, Rate: 40, Seed: e.Seed}}})
 	if err != nil {
 		return err
 	}
@@ -76,11 +76,13 @@ func crash(ctx context.Context, e *evidence) error {
 // moment more, when something is half done.
 func (r *rig) live(ctx context.Context, random *rand.Rand) error {
 	var reached func() (bool, error)
+	most := 3 * time.Second
 	switch n := random.IntN(6); {
 	case n < 2:
 		sleep(ctx, time.Duration(30+random.IntN(600))*time.Millisecond)
 		return nil
 	case n == 2:
+		most = 6 * time.Second // under faults a sweep takes its time
 		reached = func() (bool, error) {
 			n, err := r.certificates()
 			return n > 0, err
@@ -93,7 +95,7 @@ func (r *rig) live(ctx context.Context, random *rand.Rand) error {
 		goal := d.count() + 1 + random.IntN(5)
 		reached = func() (bool, error) { return d.count() >= goal, nil }
 	}
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end) && ctx.Err() == nil; sleep(ctx, 200*time.Microsecond) {
+	for end := time.Now().Add(most); time.Now().Before(end) && ctx.Err() == nil; sleep(ctx, 200*time.Microsecond) {
 		if is, err := reached(); is || err != nil {
 			sleep(ctx, time.Duration(random.IntN(8000))*time.Microsecond)
 			return err

@@ -47,6 +47,7 @@ type destination struct {
 	loose   bool // keeps no order of the records of one event
 
 	catchUp func() error // waits until what was delivered is noted
+	open    func() int   // connections that the daemon has
 	close   func()
 
 	mu      sync.Mutex // guards the rest and serializes requests
@@ -58,6 +59,8 @@ type destination struct {
 	life    int   // of them since the last kill
 	recent  []int // records of the last requests since the last kill, where that tells
 	allowed int   // duplicates that kills and lost answers account for
+	twice   int   // records of this life that had come in it before
+	excused int   // of them at most, that lost answers of this life account for
 	faults  map[string]int
 }
 
@@ -93,7 +96,16 @@ func (d *destination) take(a arrival, err error, body []byte) {
 	}
 	d.arrived++
 	d.life++
-	d.ledger.arrive(d.index, a, !d.loose)
+	if d.ledger.arrive(d.index, a, !d.loose) {
+		d.twice++
+	}
+}
+
+// excuse accounts for records that come again because of an answer that was
+// lost.
+func (d *destination) excuse(n int) {
+	d.allowed += n
+	d.excused += n
 }
 
 // setManners changes how the destination behaves from now on.
@@ -120,9 +132,20 @@ func (d *destination) count() int {
 // killed accounts for what was in flight when the daemon was killed.
 func (d *destination) killed() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.allowed += d.inFlight()
-	d.recent, d.life = nil, 0
+	d.mu.Unlock()
+	d.lived()
+}
+
+// lived ends a life of the daemon: within one a record comes twice only where
+// an answer was lost.
+func (d *destination) lived() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.twice > d.excused {
+		d.ledger.e.broke("%s got %d records twice from one and the same process; %d of them after lost answers", d.name, d.twice, d.excused)
+	}
+	d.recent, d.life, d.twice, d.excused = nil, 0, 0, 0
 }
 
 // inFlight is the most that may not have been settled: the last requests, where
@@ -192,11 +215,11 @@ func (d *destination) handler(next http.Handler) http.Handler {
 				if d.late {
 					n = d.window * batch
 				}
-				d.allowed += n
+				d.excuse(n)
 			}
 		}
 		if r.Context().Err() != nil {
-			d.allowed += n // the client gave up meanwhile
+			d.excuse(n) // the client gave up meanwhile
 		}
 		d.mu.Unlock()
 		switch fate {
@@ -223,7 +246,19 @@ func (d *destination) serve(h http.Handler) error {
 	if err != nil {
 		return err
 	}
-	srv := &http.Server{Handler: d.handler(h), ReadHeaderTimeout: time.Minute, ErrorLog: silent()}
+	var conns atomic.Int64
+	d.open = func() int { return int(conns.Load()) }
+	srv := &http.Server{
+		Handler: d.handler(h), ReadHeaderTimeout: time.Minute, ErrorLog: silent(),
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state { //nolint:exhaustive // the others are between these
+			case http.StateNew:
+				conns.Add(1)
+			case http.StateClosed, http.StateHijacked:
+				conns.Add(-1)
+			}
+		},
+	}
 	go func() { _ = srv.Serve(ln) }()
 	d.address = ln.Addr().String()
 	d.close = func() { _ = srv.Close() }
@@ -240,7 +275,7 @@ func everyKind(ctx context.Context, l *ledger, dir string, cfg rigConfig) ([]*de
 	} {
 		d := &destination{
 			ledger: l, window: 1, faults: map[string]int{}, random: rand.New(rand.NewPCG(l.e.Seed, uint64(100+i))),
-			catchUp: func() error { return nil }, close: func() {},
+			catchUp: func() error { return nil }, open: func() int { return 0 }, close: func() {},
 		}
 		err := open(d)
 		if err == nil && d.address != "" && d.name != "bus" {
@@ -287,7 +322,8 @@ func openHEC(endless bool) func(*destination) error {
 			switch draw := d.random.Float64(); {
 			case draw < d.manners.restart:
 				d.faults["restart"]++
-				collector.Restart() // with what was not indexed yet
+				collector.Restart()        // with what was not indexed yet
+				d.excuse(d.window * batch) // and of what was it will never say so
 			case draw < 2*d.manners.restart && !strings.HasSuffix(r.URL.Path, "/ack"):
 				d.faults["never confirmed"]++
 				collector.Next(hectest.NeverAck())
@@ -312,13 +348,13 @@ func openKafka(ctx context.Context, cfg rigConfig) func(*destination) error {
 		if err != nil {
 			return errors.Join(err, ln.Close())
 		}
-		ln = elsewhere{ln, address}
+		door := &elsewhere{Listener: ln, address: address, own: map[string]bool{}, conns: map[string]bool{}}
 		cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(3, topic),
-			kfake.ListenFn(func(string, string) (net.Listener, error) { return ln, nil }))
+			kfake.ListenFn(func(string, string) (net.Listener, error) { return door, nil }))
 		if err != nil {
 			return err
 		}
-		consumer, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
+		consumer, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond), kgo.Dialer(door.dial))
 		if err != nil {
 			cluster.Close()
 			return err
@@ -337,7 +373,7 @@ func openKafka(ctx context.Context, cfg rigConfig) func(*destination) error {
 					d.faults[fate]++
 				}
 				if hit && fate == "lose" {
-					d.allowed += batch
+					d.excuse(batch)
 				}
 				return hit
 			}
@@ -372,7 +408,7 @@ func openKafka(ctx context.Context, cfg rigConfig) func(*destination) error {
 				})
 			}
 		})
-		d.name, d.address = "bus", address
+		d.name, d.address, d.open = "bus", address, door.open
 		d.config = fmt.Sprintf(`{kafka: {brokers: ["%%s"], topic: %s}`, topic)
 		d.catchUp = func() error {
 			return eventually(30*time.Second, func() (bool, string) {
@@ -388,19 +424,78 @@ func openKafka(ctx context.Context, cfg rigConfig) func(*destination) error {
 	}
 }
 
-// elsewhere is a listener that is reached at another address.
+// elsewhere is a listener that is reached at another address, and knows how
+// many connections others than its own client have.
 type elsewhere struct {
 	net.Listener
 	address string
+
+	mu    sync.Mutex      // guards the rest
+	own   map[string]bool // addresses from which our client connects
+	conns map[string]bool // and those of all who are connected
 }
 
 // Addr is where clients go.
-func (l elsewhere) Addr() net.Addr {
+func (l *elsewhere) Addr() net.Addr {
 	a, err := net.ResolveTCPAddr("tcp", l.address)
 	if err != nil {
 		return l.Listener.Addr()
 	}
 	return a
+}
+
+// Accept notes the connection.
+func (l *elsewhere) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	from := c.RemoteAddr().String()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns[from] = true
+	return guest{c, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.conns, from)
+	}}, nil
+}
+
+// A guest is a connection whose end is noted.
+type guest struct {
+	net.Conn
+	left func()
+}
+
+// Close ends the connection.
+func (g guest) Close() error {
+	g.left()
+	return g.Conn.Close()
+}
+
+// dial connects our own client.
+func (l *elsewhere) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.own[c.LocalAddr().String()] = true
+	return c, nil
+}
+
+func (l *elsewhere) open() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for from := range l.conns {
+		if !l.own[from] {
+			n++
+		}
+	}
+	return n
 }
 
 // openElastic is a node's _bulk.
@@ -487,14 +582,12 @@ func (d *destination) listen(name, config string, relp bool) error {
 				return syslogtest.Lost
 			case "reset":
 				if relp {
+					d.excuse(batch) // answers to what came before may be lost with it
 					return ""
 				}
 				return syslogtest.Lost
 			case "lose":
-				if relp {
-					return ""
-				}
-				d.allowed += batch // a stream was taken all the same
+				d.excuse(batch) // a stream was taken all the same
 				return ""
 			case "slow":
 				time.Sleep(20 * time.Millisecond)
@@ -511,7 +604,7 @@ func (d *destination) listen(name, config string, relp bool) error {
 	if err != nil {
 		return err
 	}
-	d.address = r.Addr()
+	d.address, d.open = r.Addr(), r.Open
 	d.close = func() {
 		r.Close()
 		for _, v := range r.Violations() {

@@ -72,16 +72,29 @@ func (e *evidence) goTest(ctx context.Context, pkg, names string, args ...string
 	}
 	passed := strings.Count("\n"+string(out), "\n--- PASS: ")
 	e.add("tests of the checkout that ran", passed)
+	if err != nil && !strings.Contains(string(out), "--- FAIL: ") && !strings.Contains(string(out), "\npanic: ") {
+		return fmt.Errorf("go test -run '%s' %s: %w\n%.2000s", names, pkg, err, out) // nothing was put to the test
+	}
 	if err != nil {
 		log := filepath.Join(e.dir, strings.ReplaceAll(strings.Trim(pkg, "./"), "/", "-")+".log")
 		if err := os.WriteFile(log, out, 0o600); err != nil {
 			return err
 		}
-		e.broke("go test -run '%s' %s: %v; see %s", names, pkg, err, log)
+		e.broke("go test -run '%s' %s: %v: %.200s; see %s", names, pkg, err, complaint(out), log)
 		return nil
 	}
 	if passed == 0 {
 		return fmt.Errorf("go test -run '%s' %s ran no test", names, pkg)
 	}
 	return nil
+}
+
+// complaint is the first line of a test's output that says what is wrong.
+func complaint(out []byte) string {
+	for line := range strings.Lines(string(out)) {
+		if line = strings.TrimSpace(line); strings.Contains(line, "_test.go:") || strings.HasPrefix(line, "panic: ") {
+			return line
+		}
+	}
+	return "it says nothing"
 }

@@ -49,8 +49,8 @@ func hostile(ctx context.Context, e *evidence) error {
 func modelProof() proof {
 	return proof{
 		name: "model",
-		promise: "journal, delivery and sweeps do what models of them say, over random histories: crashes, refusals, lists that change " +
-			"while they are read, ties in no fixed order, crowded seconds",
+		promise: "journal, delivery and sweeps, each by itself and all together, do what models of them say, over random histories: kills, refusals, " +
+			"what operators do, lists that change while they are read, ties in no fixed order, crowded seconds",
 		apart: true, // the gate runs its tests with few histories
 		run:   model,
 	}
@@ -62,6 +62,7 @@ func model(ctx context.Context, e *evidence) error {
 		pkg, test, what string
 		short, long     int
 	}{
+		{"./proof/whole", "WholeKeepsItsPromises", "poller, dedupe, journal and three sinks together, killed at commits, steered, forgotten, trimmed, full", 15, 2000},
 		{"./journal", "HoldsWhatItsModelHolds", "a journal, its restarts and crashes against a model in memory", 25, 3000},
 		{"./delivery", "EveryRecordIsAcceptedOrBuriedByTheRules", "a sink's worker against destinations that refuse, lose and are restarted", 20, 10_000},
 		{"./poller", "CertifiedSweepsMissNothing", "sweeps against the truth of a list that changes before every answer, three to a history", 20, 20_000},

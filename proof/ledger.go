@@ -35,6 +35,7 @@ type ledger struct {
 	dead   []map[string]bool // by sink: the uids of its dead letters
 	counts []tally           // by sink
 	gone   int               // records that all sinks had and that were forgotten
+	life   int32             // number of the daemon's present life
 	since  time.Time         // from here on the truth is known
 }
 
@@ -57,7 +58,8 @@ type history struct {
 // A record is what is known of one change.
 type record struct {
 	arrival
-	at uint64 // bit n: sink n has it
+	at    uint64   // bit n: sink n has it
+	lives [8]int32 // by sink: the life in which it came last
 }
 
 func newLedger(e *evidence, worlds map[string]*emulator.World) *ledger {
@@ -76,8 +78,9 @@ func (l *ledger) add(sink string) int {
 
 // arrive notes that a sink has a record, and checks what can be checked at
 // once: that it was true, that no other record bears its identity, and, where
-// the sink promises order, that no later one of the event came before.
-func (l *ledger) arrive(sink int, a arrival, inOrder bool) {
+// the sink promises order, that no later one of the event came before. It
+// reports whether it had come in the present life of the daemon already.
+func (l *ledger) arrive(sink int, a arrival, inOrder bool) (twice bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts[sink].arrived++
@@ -89,7 +92,7 @@ func (l *ledger) arrive(sink int, a arrival, inOrder bool) {
 	}
 	if a.sequence <= h.floor {
 		l.counts[sink].duplicates++
-		return
+		return true // only long lives forget
 	}
 	bit := uint64(1) << sink
 	if last := h.last[sink]; inOrder && last > a.sequence && !h.has(a.sequence, bit) {
@@ -101,8 +104,10 @@ func (l *ledger) arrive(sink int, a arrival, inOrder bool) {
 		if w := l.worlds[a.account]; w == nil || !w.EverTrue(emulator.Claim{Pair: emulator.Pair{ID: a.id, Status: a.status}, Detect: a.detect}) {
 			l.e.broke("%s has a record that was never true: %s", l.sinks[sink], a)
 		}
-		h.records = slices.Insert(h.records, i, &record{arrival: a, at: bit})
-		return
+		r := &record{arrival: a, at: bit}
+		r.lives[sink] = l.life
+		h.records = slices.Insert(h.records, i, r)
+		return false
 	}
 	r := h.records[i]
 	if problem := r.merge(a); problem != "" {
@@ -110,8 +115,18 @@ func (l *ledger) arrive(sink int, a arrival, inOrder bool) {
 	}
 	if r.at&bit != 0 {
 		l.counts[sink].duplicates++
+		twice = r.lives[sink] == l.life
 	}
 	r.at |= bit
+	r.lives[sink] = l.life
+	return twice
+}
+
+// newLife begins another life of the daemon.
+func (l *ledger) newLife() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.life++
 }
 
 // merge completes what one destination's form lacks by another's, and names

@@ -61,7 +61,7 @@ func main() {
 // The exit codes.
 const (
 	held   = 0
-	broken = 1 // a promise was broken, or a proof could not be carried out
+	broken = 1 // a promise was broken, or a proof could not be carried out, or was cut short
 	usage  = 2
 )
 
@@ -73,7 +73,7 @@ type options struct {
 
 	duration time.Duration // of the soak; 0: as the form says
 	rate     int           // of the soak; 0: as documented
-	mutation string        // a part of the names of the mutations; empty: all
+	mutation string        // a part of the names or proofs of the mutations; empty: all
 	names    []string
 }
 
@@ -93,7 +93,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.Uint64Var(&o.seed, "seed", 0, "of everything random; 0: a new one, which is reported")
 	flags.DurationVar(&o.duration, "for", 0, "how long the soak runs; 0: as its form says")
 	flags.IntVar(&o.rate, "rate", 0, "changes a second of the soak; 0: 2,000")
-	flags.StringVar(&o.mutation, "mutation", "", "only the mutations whose name holds this text")
+	flags.StringVar(&o.mutation, "mutation", "", "only the mutations whose name or proof holds this text")
 	flags.StringVar(&o.output, "output", "text", "text or json")
 	flags.BoolVar(&o.keep, "keep", false, "keep the working files of proofs that held too")
 	for len(args) > 0 { // flags may stand behind names
@@ -142,15 +142,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		result := p.carryOut(ctx, o, root, stderr)
 		all.Proofs = append(all.Proofs, result)
-		if result.Verdict != verdictHeld {
+		if result.Verdict != verdictHeld && result.Verdict != verdictCut {
 			all.Verdict = verdictBroken
 		}
 		if o.output == "text" {
 			result.print(stdout)
 		}
 	}
-	if ctx.Err() != nil {
-		all.Verdict = verdictUndone
+	if ctx.Err() != nil && all.Verdict == verdictHeld {
+		all.Verdict = verdictCut
 	}
 	if o.output == "json" {
 		out := json.NewEncoder(stdout)
@@ -173,11 +173,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func (p proof) carryOut(ctx context.Context, o options, root string, progress io.Writer) *result {
 	e := &evidence{
 		result: result{Name: p.name, Promise: p.promise, Seed: o.seed, Long: o.long},
-		root:   root, progress: progress, duration: o.duration, rate: o.rate, mutation: o.mutation,
+		root:   root, progress: progress, duration: o.duration, rate: o.rate, mutation: o.mutation, cut: ctx,
 	}
 	began := time.Now()
 	err := func() (err error) {
-		if e.dir, err = os.MkdirTemp("", "cwprelay-proof-"+p.name+"-"); err != nil {
+		if e.dir, err = os.MkdirTemp("", "cwprelay-proof-"+strings.NewReplacer("/", "", ".", "", " ", "-").Replace(p.name)+"-"); err != nil {
 			return err
 		}
 		return p.run(ctx, e)
@@ -189,6 +189,8 @@ func (p proof) carryOut(ctx context.Context, o options, root string, progress io
 	switch {
 	case len(e.Broken) > 0:
 		e.Verdict = verdictBroken
+	case ctx.Err() != nil:
+		e.Verdict, err = verdictCut, nil
 	case err != nil:
 		e.Verdict = verdictUndone
 	}

@@ -32,9 +32,51 @@ func mutations() []mutation {
 		{"a second that does not fit one answer is not collected", "network", []edit{
 			{"poller/sweep.go", "			if crowded := cursor; p.owns(crowded) {", "			if crowded := cursor; false && p.owns(crowded) {"},
 		}},
-		{"a sweep ends after its fifth answer", "crash", []edit{
+		{"a sweep ends after its fifth answer", "./poller TestCountThatAgreesEndsNoSweep", []edit{
 			{"poller/sweep.go", "		if a.short || last > p.to {\n			break", "		if a.short || last > p.to || s.requests.Load() > 5 {\n			break"},
+		}},
+		{"a sweep leaves the rest to what its count finds", "./poller TestQuietListIsReadToItsEnd", []edit{
+			{"poller/sweep.go", "		if a.short || last > p.to {\n			break", "		if a.short || last > p.to || s.requests.Load() > 5 {\n			break"},
+		}},
+		{"the list is paged by offset", "./poller TestCertifiedSweepsMissNothing", []edit{
+			{"poller/sweep.go", "	for cursor, a := p.cursor, p.answer; ; a = nil {\n", "	_, page := proof, 0\n	for cursor, a := p.cursor, p.answer; ; a = nil {\n"},
+			{"poller/sweep.go", "			if a, err = s.next(ctx, cursor, proof); err != nil {", "			q := s.query()\n			page++\n			q.Offset = page * q.Limit\n			if a, err = s.sound(ctx, q); err != nil {"},
+			{"poller/sweep.go", "	if n < 2 {\n		return []part{begin}, nil", "	if n < 1000 {\n		return []part{begin}, nil"},
+		}},
+		{"a crowded second is read once only", "./poller TestCrowdedSecondIsReadUntilTwoReadingsAgree", []edit{
+			{"poller/collect.go", "if before != nil && counted == int64(len(before)) && maps.Equal(c.ids, before) {", "if counted == int64(len(c.ids)) || maps.Equal(c.ids, before) {"},
+		}},
+		{"a certificate is given although checks failed", "./poller TestServerThatHidesRowsGetsNoCertificate", []edit{
 			{"poller/sweep.go", "	c.Certified = s.reason == \"\"", "	c.Certified = true"},
+		}},
+		{"an answer that hides rows is checked for its order only", "./poller TestServerThatHidesRowsGetsNoCertificate", []edit{
+			{"poller/check.go", "		if int64(len(a.rows)) != due {", "		if int64(len(a.rows)) > due {"},
+			{"poller/count.go", "		if int64(n) >= min(s.cert.TotalBefore, total) {", "		if n > 0 {"},
+		}},
+		{"the first page of a head scan counts as the whole list", "crash", []edit{
+			{"poller/head.go", "if by.number == 1 && a.whole() && p.sweeping.TryLock() {", "if by.number == 1 && p.sweeping.TryLock() {"},
+		}},
+		{"an error of the API ends a sweep as if the list ended", "./poller TestCertifiedSweepsMissNothing", []edit{
+			{"poller/ask.go", "			p.failed(err)\n			return nil, err", "			p.failed(err)\n			return p.answer(&cwp.Page{HasTotal: true, SentAt: time.Now(), ReceivedAt: time.Now()}, q), nil"},
+			{"poller/ask.go", "	triesDown  = 8 ", "	triesDown  = 1 "},
+		}},
+		{"a list beside an error is believed", "./poller TestHostileAnswersMoveNothing", []edit{
+			{"cwp/decode.go", "	case e.errorPart != nil:\n		members", "	case e.errorPart != nil && e.list == nil:\n		members"},
+		}},
+		{"a key is forgotten early", "./poller TestKeysAreForgottenAfterCertifiedAbsenceOnly", []edit{
+			{"poller/conclude.go", ">= in.p.cfg.ForgetAfter:", ">= in.p.cfg.ForgetAfter/2:"},
+		}},
+		{"what was not looked at counts as absent", "./poller TestKeysAreForgottenAfterCertifiedAbsenceOnly", []edit{
+			{"poller/conclude.go", "		case unseen > 0:\n", "		case unseen > 0 && false:\n"},
+		}},
+		{"old news are told as new", "./poller TestStatusChangesAndReopeningsAreRecords", []edit{
+			{"poller/intake.go", "	backfill := in.source.FirstCertAt.IsZero() &&", "	backfill := !in.source.FirstCertAt.IsZero() &&"},
+		}},
+		{"a change does not get a number of its own", "crash", []edit{
+			{"poller/intake.go", "		after.Sequence++\n", "		after.Sequence = max(after.Sequence, 1)\n"},
+		}},
+		{"what the journal has no room for is forgotten", "./proof/whole TestWholeKeepsItsPromises", []edit{
+			{"poller/intake.go", "			if err := wait.sleep(ctx); err != nil {\n				return err\n			}\n		case errors.Is(err, journal.ErrLeaseLost)", "			_ = wait\n			return nil\n		case errors.Is(err, journal.ErrLeaseLost)"},
 		}},
 		{"a long id is rounded", "crash", []edit{
 			{"cwp/decode.go", "	texts := append(", "	if n, err := strconv.ParseFloat(string(id), 64); err == nil {\n		id = strconv.AppendFloat(nil, n, 'f', 0, 64)\n	}\n	texts := append("},
@@ -46,6 +88,27 @@ func mutations() []mutation {
 		}},
 		{"a record is written twice", "crash", []edit{
 			{"journal/write.go", "	return last, b.SetSequence(last)\n", "	again := rows[len(rows)-1]\n	row := bytes.Clone(again.row)\n	more := last + uint64(again.records)\n	sealRow(again.kind(), seqKey(more), row)\n	f.meta.Bytes += int64(8 + len(row))\n	if err := b.Put(seqKey(more), row); err != nil {\n		return 0, err\n	}\n	return last, b.SetSequence(more)\n"},
+		}},
+		{"a row is written that cannot be read", "crash", []edit{
+			{"journal/write.go", "	return last, b.SetSequence(last)\n", "	if err := b.Put(seqKey(last+1), []byte{rowRecord, 1, 2, 3}); err != nil {\n		return 0, err\n	}\n	return last, b.SetSequence(last + 1)\n"},
+		}},
+		{"nothing is synced", "power", []edit{
+			{"journal/file.go", "	o.FreelistType = bolt.FreelistMapType\n", "	o.FreelistType = bolt.FreelistMapType\n	o.NoSync = true\n"},
+		}},
+		{"what not every sink has had is trimmed", "./journal TestOldRecordsAreTrimmedOnceEverySinkAndReplayHasPassedThem", []edit{
+			{"journal/write.go", "return n <= trimBatch && lastSeq(k) <= low && len(v) >= rowHead+8", "return n <= trimBatch && low > 0 && len(v) >= rowHead+8"},
+		}},
+		{"what a replay still needs is trimmed", "./journal TestOldRecordsAreTrimmedOnceEverySinkAndReplayHasPassedThem", []edit{
+			{"journal/write.go", "				low = min(low, r.After)\n", "				_ = min(low, r.After)\n"},
+		}},
+		{"what a full journal skips is not noted", "./journal TestSinkThatMaySkipLosesItsOldestAndAGapSaysSo", []edit{
+			{"journal/write.go", "			if err := f.addGap(tx, gap); err != nil {", "			if err := error(nil); err != nil && gap.Records < 0 {"},
+		}},
+		{"a key that changed behind our back is overwritten", "./journal TestConformance", []edit{
+			{"journal/write.go", "		if stored != c.Expect {", "		if stored > c.Expect+1000 {"},
+		}},
+		{"a cursor goes back", "./journal TestConformance", []edit{
+			{"journal/write.go", "		next := s.Cursor.movedTo(stored.Seq)\n", "		next := s.Cursor.movedTo(0)\n"},
 		}},
 		{"a dead letter is dropped", "crash", []edit{
 			{"journal/write.go", "for _, dl := range s.Dead {", "for _, dl := range s.Dead[:0] {"},
@@ -77,6 +140,27 @@ func mutations() []mutation {
 			{"delivery/outcome.go", "	return []*job{j.part(j.items[:mid]), j.part(j.items[mid:])}", "	return []*job{j.part(j.items[:mid])}"},
 		}},
 
+		{"a record is settled before its dead letter is kept", "./proof/whole TestWholeKeepsItsPromises", []edit{
+			{"delivery/conclude.go", "	done := false\n	err := r.w.repeat(r.hard, \"settle\"", "	s.Dead = nil\n	if len(r.dead) > 0 && r.w.journal.Settle(context.WithoutCancel(r.hard), r.lease, s) == nil {\n		s.Dead = r.dead\n	}\n	done := false\n	err := r.w.repeat(r.hard, \"settle\""},
+		}},
+		{"a dead letter that is sent again is removed before the answer", "./proof/whole TestWholeKeepsItsPromises", []edit{
+			{"delivery/again.go", "		r.queue = append(r.queue, &job{items: []item{it}})\n", "		r.revived = append(r.revived, it.seq)\n		r.queue = append(r.queue, &job{items: []item{it}})\n"},
+		}},
+		{"what is sent again by a replay is not marked", "./delivery TestReplaySendsAgainInOrderUpToTheCursor", []edit{
+			{"delivery/reader.go", "!rd.take(b, rec.Again())", "!rd.take(b, rec)"},
+		}},
+		{"a destination that refuses everything has had it", "./delivery TestHaltKeepsEverythingAndRecovers", []edit{
+			{"delivery/outcome.go", "		o.halt, o.again = err, []*job{j}", "		o.halt, o.accepted = err, j.items"},
+		}},
+		{"a record is buried though nothing else passes", "./delivery TestBuriesNothingWhileNothingElsePasses", []edit{
+			{"delivery/conclude.go", "	case verdict && s.proven:", "	case verdict:"},
+		}},
+		{"what was cancelled at the end counts as sent", "./delivery TestShutdownCancelsAttemptsAtGrace", []edit{
+			{"delivery/conclude.go", "	if cancelled { // by us: it says nothing of the destination\n", "	if cancelled { // by us: it says nothing of the destination\n		r.done(j.items)\n"},
+		}},
+		{"a later change of an event does not wait for a refused one", "./delivery TestLaterRecordsOfAKeyWaitForItsSuspect", []edit{
+			{"delivery/conclude.go", "	waits := func(it item) bool { seq, ok := first[it.key]; return ok && seq < it.seq }", "	waits := func(it item) bool { seq, ok := first[it.key]; return ok && seq < it.seq && false }"},
+		}},
 		// sinks
 		{"Splunk: posted is delivered, without acknowledgement", "crash", []edit{
 			{"sinks/splunkhec/splunkhec.go", "	return receipt, s.confirm(ctx, ch, a.ackID)", "	return receipt, nil"},
@@ -103,6 +187,15 @@ func mutations() []mutation {
 			{"sinks/file/file.go", "	n, err := s.write(s.file, text)", "	if at := bytes.IndexByte(text, '\\n'); at+1 < len(text) {\n		text = text[at+1:]\n	}\n	n, err := s.write(s.file, text)"},
 		}},
 
+		{"Splunk: any answer of status 200 confirms", "./sinks/all TestGarbageConfirmsNothing", []edit{
+			{"sinks/splunkhec/answer.go", "	return a.status/100 == 2 && (a.code == codeSuccess || a.filling())", "	return a.status/100 == 2"},
+		}},
+		{"Elasticsearch: an answer with too few items confirms all", "./sinks/all TestGarbageConfirmsNothing", []edit{
+			{"sinks/elastic/answer.go", "	if len(a.Items) != len(batch) {", "	if len(a.Items) > len(batch) {"},
+		}},
+		{"Slack: any answer of status 200 confirms", "./sinks/all TestGarbageConfirmsNothing", []edit{
+			{"sinks/slack/slack.go", "	case r.Status == http.StatusOK && code == \"ok\":", "	case r.Status == http.StatusOK:"},
+		}},
 		// what grows
 		{"each attempt leaves a goroutine", "soak", []edit{
 			{"delivery/run.go", "	go r.attempt(res, msgs, timeout)", "	go func() { select {} }()\n	go r.attempt(res, msgs, timeout)"},

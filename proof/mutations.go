@@ -17,7 +17,7 @@ import (
 // proof that must notice it.
 type mutation struct {
 	name  string // what is wrong then
-	proof string // that must be broken by it
+	proof string // that must be broken by it, or "./package TestName": the test that must fail
 	edits []edit
 }
 
@@ -37,7 +37,8 @@ func mutationsProof() proof {
 // what is built of that.
 func mutate(ctx context.Context, e *evidence) error {
 	caught := 0
-	made := slices.DeleteFunc(mutations(), func(m mutation) bool { return !strings.Contains(m.name, e.mutation) })
+	var errs []error
+	made := slices.DeleteFunc(mutations(), func(m mutation) bool { return !strings.Contains(m.name+" "+m.proof, e.mutation) })
 	for i, m := range made {
 		p, err := proofOf(m.proof)
 		if err != nil {
@@ -45,13 +46,14 @@ func mutate(ctx context.Context, e *evidence) error {
 		}
 		tree := filepath.Join(e.dir, fmt.Sprintf("tree-%02d", i+1))
 		if err := m.apply(ctx, e.root, tree); err != nil {
-			return fmt.Errorf("mutation %q: %w", m.name, err)
+			errs = append(errs, fmt.Errorf("mutation %q: %w", m.name, err), os.RemoveAll(tree))
+			continue
 		}
 		began := time.Now()
 		r := &result{}
 		// Chance decides whether a moment is hit at which the mistake shows.
 		tries := 0
-		for tries < 3 && r.Verdict != verdictBroken && ctx.Err() == nil {
+		for tries < m.tries() && r.Verdict != verdictBroken && ctx.Err() == nil {
 			r = p.carryOut(ctx, options{seed: e.Seed + uint64(tries)}, tree, e.progress)
 			tries++
 			if r.Files != "" {
@@ -78,10 +80,21 @@ func mutate(ctx context.Context, e *evidence) error {
 	}
 	e.did("made %d mistakes, one at a time, in a copy of the checkout, built it, and ran the proof that is named for it", len(made))
 	e.count("caught", fmt.Sprintf("%d of %d", caught, len(made)))
-	return nil
+	return errors.Join(errs...)
+}
+
+// tries is how often a mistake is looked for. A test needs no luck.
+func (m mutation) tries() int {
+	if strings.HasPrefix(m.proof, "./") {
+		return 1
+	}
+	return 3
 }
 
 func proofOf(name string) (proof, error) {
+	if pkg, test, ok := strings.Cut(name, " "); ok && strings.HasPrefix(pkg, "./") {
+		return proof{name: name, run: func(ctx context.Context, e *evidence) error { return e.goTest(ctx, pkg, "^"+test+"$") }}, nil
+	}
 	for _, p := range proofs() {
 		if p.name == name {
 			return p, nil

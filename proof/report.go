@@ -18,6 +18,7 @@ const (
 	verdictHeld   = "held"
 	verdictBroken = "BROKEN"
 	verdictUndone = "NOT CARRIED OUT"
+	verdictCut    = "CUT SHORT" // by whoever ran it: it says nothing
 )
 
 // report is what is printed for a machine.
@@ -78,7 +79,7 @@ func (r *result) print(w io.Writer) {
 	if r.Error != "" {
 		say("NOT CARRIED OUT: %s", strings.ReplaceAll(r.Error, "\n", "\n    "))
 	}
-	if r.Verdict != verdictHeld {
+	if r.Verdict == verdictBroken || r.Verdict == verdictUndone {
 		again := "go run ./proof"
 		if r.Long {
 			again += " --long"
@@ -98,9 +99,10 @@ type evidence struct {
 	root     string // the checkout
 	dir      string // the proof's own, empty; removed when it held
 	progress io.Writer
-	duration time.Duration // of the soak; 0: as the form says
-	rate     int           // of the soak; 0: as documented
-	mutation string        // a part of the names of the mutations; empty: all
+	duration time.Duration   // of the soak; 0: as the form says
+	rate     int             // of the soak; 0: as documented
+	mutation string          // a part of the names or proofs of the mutations; empty: all
+	cut      context.Context // done: somebody ends the run
 
 	mu  sync.Mutex // guards result and bin
 	bin string
@@ -127,8 +129,12 @@ func (e *evidence) count(name string, value any) {
 // most is how many broken promises are told one by one.
 const most = 20
 
-// broke reports that a promise was broken. The proof may go on.
+// broke reports that a promise was broken. The proof may go on. What is seen
+// while the run is being ended is that of servers that were stopped.
 func (e *evidence) broke(format string, args ...any) {
+	if e.cut.Err() != nil {
+		return
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.Broken) == most {

@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cwprelay/cwprelay/console"
 	"github.com/cwprelay/cwprelay/cwp/emulator"
 )
 
@@ -163,6 +164,7 @@ func (r *rig) start(ctx context.Context, args ...string) (*daemon, error) {
 	}
 	d := &daemon{cmd: exec.CommandContext(ctx, r.bin, append(args, "-c", r.config)...), log: out, done: make(chan struct{})}
 	d.cmd.Env, d.cmd.Stderr, d.cmd.Dir = environment(), out, r.dir
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C at a terminal is ours, not its
 	if err := d.cmd.Start(); err != nil {
 		return nil, errors.Join(err, out.Close())
 	}
@@ -181,12 +183,40 @@ func (r *rig) kill(d *daemon) error {
 	if d.cmd.ProcessState.ExitCode() != -1 {
 		r.e.broke("cwprelay ended by itself with code %d; its log is %s", d.cmd.ProcessState.ExitCode(), r.logs.path)
 	}
-	if err := r.catchUp(); err != nil {
+	if err := errors.Join(r.quiet(), r.catchUp()); err != nil {
 		return err
 	}
 	for _, dest := range r.dests {
 		dest.killed()
 	}
+	r.ledger.newLife()
+	return nil
+}
+
+// quiet waits until the destinations have read all that a process sent which
+// was killed.
+func (r *rig) quiet() error {
+	for _, d := range r.dests {
+		err := eventually(10*time.Second, func() (bool, string) {
+			n := d.open()
+			return n == 0, fmt.Sprintf("%d connections of a killed process are open", n)
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", d.name, err)
+		}
+	}
+	return nil
+}
+
+// ended notes that a process has ended by itself.
+func (r *rig) ended() error {
+	if err := r.catchUp(); err != nil {
+		return err
+	}
+	for _, d := range r.dests {
+		d.lived()
+	}
+	r.ledger.newLife()
 	return nil
 }
 
@@ -255,6 +285,9 @@ func (r *rig) settle(ctx context.Context) error {
 		}
 		<-d.done
 		code := d.cmd.ProcessState.ExitCode()
+		if err := r.ended(); err != nil {
+			return err
+		}
 		certified, err := r.certificates()
 		if err != nil {
 			return err
@@ -269,6 +302,30 @@ func (r *rig) settle(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// sound checks the journal that is left: every row can be read, none ever could
+// not, no sink misses any, and it took in each change once.
+func (r *rig) sound(ctx context.Context) error {
+	if out, err := r.call(ctx, "state", "check"); err != nil {
+		r.e.broke("the journal is not sound: %v: %s", err, out)
+	}
+	out, err := r.call(ctx, "status", "-o", "json")
+	if err != nil {
+		return err
+	}
+	var now console.Overview
+	if err := json.Unmarshal(out, &now); err != nil {
+		return fmt.Errorf("cwprelay status: %w", err)
+	}
+	j := now.Journal
+	if j.Gaps > 0 || j.Damaged > 0 || len(j.SetAside) > 0 {
+		r.e.broke("the journal has %d gaps, %d damaged records and %d files set aside, though no disk failed", j.Gaps, j.Damaged, len(j.SetAside))
+	}
+	if known := r.ledger.records(); j.Last != uint64(known) {
+		r.e.broke("the journal has taken in %d records, and the destinations know of %d different ones", j.Last, known)
+	}
+	return nil
 }
 
 // dead reads the dead letters of every sink out of the journal.
@@ -306,7 +363,7 @@ func (r *rig) catchUp() error {
 // judge checks what holds at the end of a run, when everything was settled, for
 // each of the certified sweeps so far, and reports the figures.
 func (r *rig) judge(ctx context.Context) error {
-	if err := errors.Join(r.catchUp(), r.dead(ctx)); err != nil {
+	if err := errors.Join(r.catchUp(), r.dead(ctx), r.sound(ctx)); err != nil {
 		return err
 	}
 	r.ledger.complete()

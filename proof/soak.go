@@ -104,6 +104,9 @@ func soak(ctx context.Context, e *evidence) error {
 	if code := d.terminate(); code != 0 {
 		e.broke("the daemon ended with code %d after SIGTERM; its log is %s", code, r.logs.path)
 	}
+	if err := r.ended(); err != nil {
+		return err
+	}
 	e.did("ran the built binary for %s with %d sources of %d events each, whose status changed %d times a second in all; a few events came and went", duration, len(r.sources), soakEvents, rate)
 	e.did("fed %d sinks of %d kinds; one after the other was down for the first third of each %s, %d times in all", len(r.dests), 6, cycle, s.outage)
 	e.did("compared every record at every sink with the truth of the emulated APIs, for every certified sweep, while it ran; sampled the process every %s", every)

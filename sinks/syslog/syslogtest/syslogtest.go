@@ -106,6 +106,13 @@ func (r *Receiver) Connections() int {
 	return r.accepted
 }
 
+// Open is how many connections there are.
+func (r *Receiver) Open() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.open)
+}
+
 // Violations returns what clients did that the protocol does not allow.
 func (r *Receiver) Violations() []string {
 	r.mu.Lock()
