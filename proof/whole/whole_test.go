@@ -328,7 +328,7 @@ func (s *machine) begin(with []string) {
 		rules = append(rules, rule)
 	}
 	var err error
-	if l.file, err = journal.Open(cfg, journal.Options{Sinks: rules, Report: func(what string) { s.t.Log(what) }}); err != nil {
+	if l.file, err = journal.Open(cfg, journal.Options{Sinks: rules}); err != nil {
 		s.t.Fatal(err)
 	}
 	l.File = l.file
