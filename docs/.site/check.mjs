@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 
 const root = process.argv[2]
+const base = process.env.SITE_BASE ?? '/'
 const files = readdirSync(root, { recursive: true }).map(String)
 const pages = new Map(files.filter((f) => f.endsWith('.html')).map((f) => [f.replaceAll('\\', '/'), readFileSync(join(root, f), 'utf8')]))
 const ids = new Map([...pages].map(([name, text]) => [name, new Set([...text.matchAll(/\sid="([^"]+)"/g)].map((m) => m[1]))]))
@@ -19,8 +20,9 @@ for (const [name, text] of pages) {
     }
     if (/^(data|mailto):/.test(link)) continue
     followed++
-    const to = new URL(link, 'http://site/' + name)
-    let target = decodeURIComponent(to.pathname).slice(1)
+    const to = new URL(link, 'http://site' + base + name)
+    if (!to.pathname.startsWith(base)) wrong.push(`${name}: ${link} leads out of the site`)
+    let target = decodeURIComponent(to.pathname).slice(base.length)
     if (target === '' || target.endsWith('/')) target += 'index.html'
     const anchor = decodeURIComponent(to.hash).slice(1)
     if (!existsSync(join(root, target)) || statSync(join(root, target)).isDirectory()) wrong.push(`${name}: ${link} leads nowhere`)

@@ -72,6 +72,7 @@ if (more.length > 0) groups.push({ text: 'More', items: more })
 export default defineConfig({
   title: 'cwprelay',
   description: 'Carries findings of Tencent Cloud Workload Protection into a SIEM',
+  base: process.env.SITE_BASE ?? '/', // where it is served, with a slash at both ends
   srcDir: 'src',
   outDir: 'dist',
   cacheDir: 'cache',
