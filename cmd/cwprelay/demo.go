@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,15 +15,25 @@ import (
 
 	"github.com/cwprelay/cwprelay/config"
 	"github.com/cwprelay/cwprelay/cwp/emulator"
+	"github.com/cwprelay/cwprelay/format"
 )
 
 func demoCommand(p process) *cobra.Command {
 	var events int
 	var rate float64
 	var duration time.Duration
+	var name string
 	c := &cobra.Command{
 		Use: "demo", Short: "Show events flowing, from an emulated API to standard output; needs nothing", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			switch {
+			case name == "" && isTerminal(p.stdout):
+				name = format.Text // whole documents are for programs
+			case name == "":
+				name = format.ECS
+			case !slices.Contains(format.Names(), name):
+				return exit(exitUsage, fmt.Errorf("--format: %q is not one of %s", name, strings.Join(format.Names(), ", ")))
+			}
 			ctx := cmd.Context()
 			if duration > 0 {
 				var cancel context.CancelFunc
@@ -38,7 +50,7 @@ func demoCommand(p process) *cobra.Command {
 				return fmt.Errorf("open a port for the emulated API: %w", err)
 			}
 			server := emulator.New(emulator.Config{Events: events, Rate: rate, Seed: uint64(time.Now().UnixNano())})
-			a, err := openDemo(ctx, p, dir, "http://"+api.Addr().String())
+			a, err := openDemo(ctx, p, demoPlaces{dir: dir, endpoint: "http://" + api.Addr().String()}, name)
 			if err != nil {
 				return errors.Join(err, api.Close())
 			}
@@ -47,7 +59,7 @@ func demoCommand(p process) *cobra.Command {
 			if err != nil {
 				return errors.Join(err, api.Close())
 			}
-			_, _ = fmt.Fprintf(p.stderr, "An emulated API at http://%s, whose list changes; events go to standard output as they come.\nStatus page: http://%s/    Stop with Ctrl+C.\n", api.Addr(), ln.Addr())
+			_, _ = fmt.Fprintf(p.stderr, "An emulated API at http://%s, whose list changes; events go to standard output as they come, in the format %s (--format).\nStatus page: http://%s/    Stop with Ctrl+C.\n", api.Addr(), name, ln.Addr())
 			g, gctx := errgroup.WithContext(ctx)
 			g.Go(func() error { return server.Serve(gctx, api) })
 			g.Go(func() error { return a.daemon(gctx, ln, nil) })
@@ -57,12 +69,17 @@ func demoCommand(p process) *cobra.Command {
 	c.Flags().IntVar(&events, "events", 25, "events in the list at the start")
 	c.Flags().Float64Var(&rate, "rate", 1, "changes of the list per second")
 	c.Flags().DurationVar(&duration, "for", 0, "end by itself after so long (0: never)")
+	c.Flags().StringVarP(&name, "format", "f", "", "one of "+strings.Join(format.Names(), ", ")+" (default text on a terminal, else ecs)")
+	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(format.Names(), cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 	return c
 }
 
+// demoPlaces are where a demonstration keeps its state, and whom it asks.
+type demoPlaces struct{ dir, endpoint string }
+
 // openDemo opens a daemon that polls the emulator often and writes to standard
-// output.
-func openDemo(ctx context.Context, p process, dir, endpoint string) (*app, error) {
+// output in the format of a name.
+func openDemo(ctx context.Context, p process, at demoPlaces, name string) (*app, error) {
 	listen := "127.0.0.1:9810"
 	if probe, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen); err != nil {
 		listen = "127.0.0.1:0" // another cwprelay has the usual port
@@ -70,14 +87,15 @@ func openDemo(ctx context.Context, p process, dir, endpoint string) (*app, error
 		return nil, err
 	}
 	cfg, err := config.Load(config.Options{Flags: map[string]string{
-		"sources.demo.endpoint":               endpoint,
+		"sources.demo.endpoint":               at.endpoint,
 		"sources.demo.credentials.provider":   "static",
 		"sources.demo.credentials.secret_id":  emulator.DefaultSecretID,
 		"sources.demo.credentials.secret_key": emulator.DefaultSecretKey,
 		"sources.demo.poll_interval":          "2s",
 		"sources.demo.sweep_interval":         "10s",
 		"sinks.screen.stdout":                 "",
-		"state.dir":                           dir,
+		"sinks.screen.format":                 name,
+		"state.dir":                           at.dir,
 		"http.listen":                         listen,
 		"log.level":                           "warn",
 	}})

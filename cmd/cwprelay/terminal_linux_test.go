@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"regexp"
@@ -75,5 +76,30 @@ func TestFirstSweepShowsItsProgressOnATerminal(t *testing.T) {
 	}
 	if second := watch("sweep ended"); strings.Contains(second, "first sweep") {
 		t.Errorf("progress of a sweep that is not the first:\n%q", second)
+	}
+}
+
+// Who looks at the demonstration sees a line for each event, not documents.
+func TestDemoIsForPeopleOnATerminal(t *testing.T) {
+	t.Parallel()
+	s := &stage{t: t}
+	screen, tty := terminal(t)
+	cmd := s.command("demo", "--for", "1m")
+	cmd.Stdout = tty
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	if err := tty.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(screen)
+	for range 10 {
+		if !lines.Scan() {
+			t.Fatal(lines.Err())
+		}
+		if line := lines.Text(); !strings.HasPrefix(line, "Tencent CWP: ") {
+			t.Errorf("line %q", line)
+		}
 	}
 }
