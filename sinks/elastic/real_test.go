@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -41,7 +40,7 @@ func startNode(t *testing.T) *node {
 	home := sinktest.RealFolder(t, "CWPRELAY_OPENSEARCH_HOME", install)
 	java := sinktest.RealProgram(t, "java", "a Java runtime and compiler of version 17 (openjdk-17-jdk-headless)")
 	dir := t.TempDir()
-	ports := [2]string{freePort(t), freePort(t)}
+	ports := [2]string{sinktest.FreePort(t), sinktest.FreePort(t)}
 	n := &node{
 		t: t, client: &http.Client{Transport: &http.Transport{}}, java: java, url: "http://127.0.0.1:" + ports[0], log: filepath.Join(dir, "log"),
 		args: []string{"-Xmx512m", "-cp", filepath.Join(home, "*"), "../../.ci/real/opensearch/Node.java", filepath.Join(dir, "data"), ports[0], ports[1]},
@@ -49,17 +48,6 @@ func startNode(t *testing.T) *node {
 	n.start()
 	t.Cleanup(n.kill)
 	return n
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
 }
 
 func (n *node) start() {

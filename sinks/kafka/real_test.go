@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,7 +50,7 @@ func startBroker(t *testing.T) *broker {
 		t: t, dir: t.TempDir(), jars: filepath.Join(home, "*"),
 		java:  sinktest.RealProgram(t, "java", "a Java runtime of version 17 (openjdk-17-jre-headless)"),
 		kcat:  sinktest.RealProgram(t, "kcat", "kcat"),
-		plain: freeAddress(t), sasl: freeAddress(t),
+		plain: sinktest.FreeAddress(t), sasl: sinktest.FreeAddress(t),
 	}
 	server, ca := certificates(t)
 	b.ca = ca
@@ -62,7 +61,7 @@ func startBroker(t *testing.T) *broker {
 	}
 	store := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})...)
 	b.write("store.pem", string(store))
-	controller := freeAddress(t)
+	controller := sinktest.FreeAddress(t)
 	b.write("server.properties", strings.NewReplacer("$OPEN", b.plain, "$CLOSED", b.sasl, "$CONTROLLER", controller, "$DIR", b.dir, "$PASSWORD", realPassword).Replace(`
 process.roles=broker,controller
 node.id=1
@@ -95,16 +94,6 @@ log.dirs=$DIR/logs
 	b.start()
 	t.Cleanup(b.kill)
 	return b
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 func (b *broker) write(name, text string) {

@@ -1,6 +1,7 @@
 package sinktest
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,4 +45,26 @@ func wantReal(t *testing.T, install string) {
 	if os.Getenv(RealServers) != "1" {
 		t.Skipf("to run against the real server, install %s and set %s=1", install, RealServers)
 	}
+}
+
+// FreeAddress returns an address of this machine on which nobody listens, for a
+// real server that is about to.
+func FreeAddress(t *testing.T) string {
+	t.Helper()
+	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }() // whoever wants it listens now
+	return ln.Addr().String()
+}
+
+// FreePort is the port of a FreeAddress.
+func FreePort(t *testing.T) string {
+	t.Helper()
+	_, port, err := net.SplitHostPort(FreeAddress(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }

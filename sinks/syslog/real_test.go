@@ -42,22 +42,11 @@ func rsyslogd(t *testing.T) (program, modules string) {
 	return filepath.Join(home, "usr/sbin/rsyslogd"), filepath.Join(home, "usr/lib/x86_64-linux-gnu/rsyslog")
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
-}
-
 // startServer writes the configuration, in which DIR and PORT are replaced,
 // and starts the server.
 func startServer(t *testing.T, config string, args ...string) *server {
 	t.Helper()
-	s := &server{t: t, dir: t.TempDir(), port: freePort(t)}
+	s := &server{t: t, dir: t.TempDir(), port: sinktest.FreePort(t)}
 	replace := strings.NewReplacer("DIR", s.dir, "PORT", s.port)
 	if err := os.WriteFile(filepath.Join(s.dir, "conf"), []byte(replace.Replace(config)), 0o600); err != nil {
 		t.Fatal(err)
