@@ -70,10 +70,14 @@ func (a *answer) check(loc func(string) int64) fault {
 }
 
 // checked asks, and asks once more if the answer fails a check. The answer is
-// the second one then, with what is still wrong with it.
+// the second one then, with what is still wrong with it. The error is an
+// errFilter too where the API refuses questions with an upper bound.
 func (s *sweep) checked(ctx context.Context, q cwp.Query) (*answer, fault, error) {
 	for try := 1; ; try++ {
 		a, err := s.ask(ctx, q)
+		if err != nil && q.End != "" && ctx.Err() == nil && classOf(err) == cwp.ClassRequest {
+			err = errors.Join(errFilter, err) // the same without it was answered
+		}
 		if err != nil {
 			return nil, faultNone, err
 		}

@@ -2,6 +2,7 @@ package poller
 
 import (
 	"context"
+	"errors"
 	"math"
 
 	"github.com/cwprelay/cwprelay/cwp"
@@ -88,7 +89,10 @@ func (s *sweep) search(ctx context.Context, first, last int64, budget *int) (wit
 	q := s.query()
 	q.Begin, q.End = wallText(first), wallText(last)
 	a, f, err := s.checked(ctx, q)
-	if err != nil || f == faultFilter || f == faultOrder {
+	if f == faultFilter || f == faultOrder || errors.Is(err, errFilter) {
+		return false, nil // nothing can be learned this way
+	}
+	if err != nil {
 		return false, err
 	}
 	ch, err := s.take(ctx, a, nil)

@@ -435,6 +435,42 @@ func TestFallbacks(t *testing.T) {
 	}
 }
 
+// An API that refuses questions with an upper bound is read to the end another
+// way, and what cannot be proved that way is said.
+func TestRefusedBoundEndsNoSweep(t *testing.T) {
+	t.Parallel()
+	for name, crowd := range map[string]int{"no crowded second": 0, "a crowded second": 150} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 5, 0)
+			r.spread(600)
+			list := make([]emulator.Event, crowd)
+			for i := range list {
+				list[i].Start = ago(1000 * time.Second)
+			}
+			if _, err := r.world.Insert(list...); err != nil {
+				t.Fatal(err)
+			}
+			honest := r.api
+			r.opt.API = apiFunc(func(ctx context.Context, q cwp.Query) (*cwp.Page, error) {
+				if q.End != "" {
+					return nil, &cwp.Error{Class: cwp.ClassRequest, Code: "InvalidParameter"}
+				}
+				return honest.List(ctx, q)
+			})
+			cert, err := r.once(t.Context())
+			if err != nil || cert.Certified != (crowd == 0) {
+				t.Fatalf("%+v, %v", cert, err)
+			}
+			if crowd > 0 && cert.Reason != "crowded-second" {
+				t.Errorf("not certified for %s: %s", cert.Reason, cert.Detail)
+			}
+			if got, least := len(r.pairs()), 600+crowd*9/10; got < least { // chance hides some of a crowd
+				t.Errorf("%d events are known, want at least %d", got, least)
+			}
+		})
+	}
+}
+
 type apiFunc func(context.Context, cwp.Query) (*cwp.Page, error)
 
 func (f apiFunc) List(ctx context.Context, q cwp.Query) (*cwp.Page, error) { return f(ctx, q) }
