@@ -15,7 +15,8 @@ import (
 	"github.com/cwprelay/cwprelay/event"
 )
 
-// Grouping of commits: settlements wait a moment for others, appends do not.
+// Grouping of commits: settlements wait a moment for those of other sinks,
+// appends do not.
 const (
 	settleWindow = 5 * time.Millisecond
 	maxOps       = 64
@@ -97,7 +98,8 @@ func (f *File) write() {
 // gather collects what one commit can serve.
 func (f *File) gather(first *op) []*op {
 	group := []*op{first}
-	urgent := first.urgent
+	_, rules := f.settings()
+	urgent := first.urgent || len(rules) < 2 // there is nobody to wait for
 	timer := time.NewTimer(settleWindow)
 	defer timer.Stop()
 	for len(group) < maxOps {
