@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"math"
 	"net/http"
 	"strconv"
@@ -14,6 +15,10 @@ import (
 // offset, limit and TotalCount. It takes every signature.
 type api struct {
 	list     *list
+	latency  time.Duration // before each answer
+	limit    *window       // what is beyond it is refused; nil: nothing is
+	refused  atomic.Int64
+	last     atomic.Int64 // when the newest request came
 	status   atomic.Int32 // what all events bear
 	requests atomic.Int64
 	first    atomic.Int64 // when the first request came, in nanoseconds; 0: none yet
@@ -27,7 +32,9 @@ func newAPI(l *list) *api {
 // begin forgets what was counted.
 func (a *api) begin() {
 	a.requests.Store(0)
+	a.refused.Store(0)
 	a.first.Store(0)
+	a.last.Store(0)
 }
 
 type question struct {
@@ -41,8 +48,20 @@ type question struct {
 
 // ServeHTTP answers one request.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a.first.CompareAndSwap(0, time.Now().UnixNano())
+	now := time.Now()
+	a.first.CompareAndSwap(0, now.UnixNano())
+	a.last.Store(now.UnixNano())
 	n := a.requests.Add(1)
+	fits := a.limit.fits(now)
+	if a.latency > 0 && sleep(r.Context(), a.latency) != nil {
+		return // who asked has gone
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if !fits {
+		a.refused.Add(1)
+		_, _ = io.WriteString(w, tooOften) // who asked has gone
+		return
+	}
 	q := question{Limit: 10}
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&q); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -51,9 +70,39 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	buffer, _ := a.buffers.Get().(*[]byte)
 	defer a.buffers.Put(buffer)
 	*buffer = a.answer((*buffer)[:0], q, n)
-	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(*buffer)))
 	_, _ = w.Write(*buffer) // who asked has gone
+}
+
+const tooOften = `{"Response":{"Error":{"Code":"RequestLimitExceeded","Message":"Your current request times exceeds the limit."},"RequestId":"bench"}}`
+
+// A window is a limit of requests in any second.
+type window struct {
+	mu   sync.Mutex  // guards came
+	came []time.Time // the newest that were let through, as many as the limit, in a ring
+	next int
+}
+
+func newWindow(limit int) *window {
+	if limit == 0 {
+		return nil
+	}
+	return &window{came: make([]time.Time, limit)}
+}
+
+// fits reports whether a request is within the limit.
+func (w *window) fits(now time.Time) bool {
+	if w == nil {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now.Sub(w.came[w.next]) < time.Second {
+		return false
+	}
+	w.came[w.next] = now
+	w.next = (w.next + 1) % len(w.came)
+	return true
 }
 
 // answer appends the body of an answer.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -66,6 +67,7 @@ type hec struct {
 type body struct {
 	data   []byte
 	packed bool
+	at     time.Time // when it was answered
 }
 
 func (h *hec) begin() {
@@ -85,11 +87,11 @@ func (h *hec) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	h.mu.Lock()
-	h.bodies = append(h.bodies, body{data, r.Header.Get("Content-Encoding") == "gzip"})
-	h.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = io.WriteString(w, `{"text":"Success","code":0}`) // who asked has gone
+	h.mu.Lock()
+	h.bodies = append(h.bodies, body{data, r.Header.Get("Content-Encoding") == "gzip", time.Now()})
+	h.mu.Unlock()
 	h.came(len(data))
 }
 
@@ -116,6 +118,31 @@ func (h *hec) count() (int, time.Time) {
 	}
 	h.bodies = nil
 	return h.events, h.lastAt()
+}
+
+// arrivals are the times at which each event came first, by its place in the
+// list.
+func (h *hec) arrivals() (map[int]time.Time, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := map[int]time.Time{}
+	id := regexp.MustCompile(`"event_id":(\d+)`)
+	for _, b := range h.bodies {
+		text, err := b.open()
+		if err != nil {
+			return nil, err
+		}
+		for _, found := range id.FindAllSubmatch(text, -1) {
+			n, err := strconv.Atoi(string(found[1]))
+			if err != nil {
+				return nil, err
+			}
+			if at, ok := out[n-firstID]; !ok || b.at.Before(at) {
+				out[n-firstID] = b.at
+			}
+		}
+	}
+	return out, nil
 }
 
 func (b body) open() ([]byte, error) {
@@ -179,7 +206,7 @@ func (b *bulk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	text, err := body{data, r.Header.Get("Content-Encoding") == "gzip"}.open()
+	text, err := body{data: data, packed: r.Header.Get("Content-Encoding") == "gzip"}.open()
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

@@ -7,6 +7,8 @@
 //	go run ./bench -scenario reread -events 200000     # the same events again: the steady state
 //	go run ./bench -scenario known -events 1000000     # start and memory with so many known events
 //	go run ./bench -scenario idle -events 10000
+//	go run ./bench -scenario limit -events 100000      # at the API's 20 requests a second and 200 ms
+//	go run ./bench -scenario delay -events 100000      # 100 events come each second beside so many known ones
 //	go run ./bench -against /path/to/other/cwprelay    # two builds in turn
 //	go run ./bench -scenario instructions              # regressions, on however busy a machine
 //	go run ./bench -peer 'command line' -push http://127.0.0.1:9880/
@@ -52,19 +54,26 @@ type settings struct {
 	jsonPath, extra   string
 	timeout, idleFor  time.Duration
 	requestsPerSecond float64
-	stdout, stderr    io.Writer
-	showOutput        bool
+
+	pollInterval   time.Duration
+	latency        time.Duration // of the API's answers
+	rateLimit      int           // requests a second beyond which the API refuses; 0: none
+	stdout, stderr io.Writer
+	showOutput     bool
 
 	baseline string // of instructions
 	update   bool   // of the baseline
 	valgrind string // not empty: instructions are counted
 }
 
+// asFastAsItGoes is a budget that is never used up.
+const asFastAsItGoes = 10_000
+
 func parse(args []string, stdout, stderr io.Writer) (*settings, error) {
 	s := &settings{stdout: stdout, stderr: stderr}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&s.scenario, "scenario", "deliver", "deliver: everything is new; reread, known: everything is known; idle: nothing happens; instructions: count them, and compare with a baseline")
+	f.StringVar(&s.scenario, "scenario", "deliver", "deliver: everything is new; reread, known: everything is known; idle: nothing happens; limit: as deliver, by an API that takes 20 requests a second and answers in 200 ms; delay: events come while all others are known; instructions: count them, and compare with a baseline")
 	f.StringVar(&s.sink, "sink", "hec", "destination: hec, kafka, syslog or elastic")
 	f.IntVar(&s.events, "events", 50_000, "events in the list")
 	f.IntVar(&s.rounds, "n", 5, "rounds; medians are printed")
@@ -80,8 +89,9 @@ func parse(args []string, stdout, stderr io.Writer) (*settings, error) {
 	f.StringVar(&s.jsonPath, "json", "", "file for the results")
 	f.StringVar(&s.extra, "sink-options", "", "further options of the sink as YAML members, such as 'compression: none'")
 	f.DurationVar(&s.timeout, "timeout", 10*time.Minute, "of one run")
-	f.DurationVar(&s.idleFor, "idle-for", time.Minute, "how long idling is watched")
-	f.Float64Var(&s.requestsPerSecond, "requests-per-second", 10_000, "budget that cwprelay is given")
+	f.DurationVar(&s.idleFor, "idle-for", time.Minute, "how long idling is watched, or events come for delay")
+	f.DurationVar(&s.pollInterval, "poll-interval", 15*time.Second, "of the daemon, for delay")
+	f.Float64Var(&s.requestsPerSecond, "requests-per-second", asFastAsItGoes, "budget that cwprelay is given")
 	f.StringVar(&s.baseline, "baseline", "bench/instructions.json", "file with the instructions as they were")
 	f.BoolVar(&s.update, "update", false, "write the baseline anew")
 	f.BoolVar(&s.showOutput, "v", false, "show what the programs print")
@@ -95,6 +105,8 @@ func parse(args []string, stdout, stderr io.Writer) (*settings, error) {
 		return nil, errors.New("-events must be from 1 to 100 million")
 	case s.rounds < 1:
 		return nil, errors.New("-n must be at least 1")
+	case s.scenario == limit || s.scenario == delay:
+		s.latency, s.rateLimit, s.requestsPerSecond = 200*time.Millisecond, 20, 20
 	case s.peer != "" && s.scenario != deliver:
 		return nil, errors.New("-peer goes with the scenario deliver only")
 	}
@@ -148,11 +160,17 @@ type harness struct {
 }
 
 func open(ctx context.Context, s *settings) (*harness, error) {
-	l, err := newList(ctx, s.events)
+	coming := 0
+	if s.scenario == delay {
+		coming = int((warmUp + s.idleFor).Seconds() * perSecond)
+	}
+	l, err := newList(ctx, s.events+coming)
 	if err != nil {
 		return nil, err
 	}
+	l.shown = s.events
 	h := &harness{settings: s, api: newAPI(l)}
+	h.api.latency, h.api.limit = s.latency, newWindow(s.rateLimit)
 	ln, err := listen(ctx, s.apiPort)
 	if err != nil {
 		return nil, err

@@ -23,6 +23,8 @@ const (
 	reread  = "reread"
 	known   = "known"
 	idle    = "idle"
+	limit   = "limit"
+	delay   = "delay"
 
 	instructions = "instructions"
 	reference    = "reference" // what instructions are compared with
@@ -42,6 +44,10 @@ type Figures struct {
 	StartSeconds    float64 `json:"start_seconds"`     // from the start of the process to its first request
 	StartCPU        float64 `json:"start_cpu_seconds"` // what it had used by then
 	IdlePercent     float64 `json:"idle_cpu_percent,omitzero"`
+	BudgetUsed      float64 `json:"budget_used_percent,omitzero"` // requests of those that the API allows, from the first to the last
+	Refused         int64   `json:"refused,omitzero"`             // requests beyond what the API allows
+	DelayMedian     float64 `json:"delay_median_seconds,omitzero"`
+	DelayMost       float64 `json:"delay_p99_seconds,omitzero"` // of 99 in 100 events
 }
 
 // A Contender is a program and its runs.
@@ -129,13 +135,13 @@ func (h *harness) contenders(ctx context.Context) ([]*Contender, error) {
 
 // scenarioOf returns what one run of a scenario does, after preparing it.
 func (h *harness) scenarioOf(ctx context.Context, name, binary string) (func(context.Context) (Figures, error), error) {
-	if h.scenario == deliver {
+	if h.scenario == deliver || h.scenario == limit {
 		return func(ctx context.Context) (Figures, error) { return h.runDeliver(ctx, binary) }, nil
 	}
 	state := cmp.Or(h.prepared, filepath.Join(h.dir, "known-"+name))
 	if _, err := os.Stat(state); errors.Is(err, os.ErrNotExist) {
 		_, _ = fmt.Fprintf(h.stderr, "%s: taking in %d events first\n", name, h.events) // progress only
-		if _, err := h.runOnce(ctx, binary, state, "    backfill: silent\n"); err != nil {
+		if err := h.prepare(ctx, binary, state); err != nil {
 			return nil, errors.Join(fmt.Errorf("prepare the known events: %w", err), os.RemoveAll(state))
 		}
 	}
@@ -144,9 +150,20 @@ func (h *harness) scenarioOf(ctx context.Context, name, binary string) (func(con
 		return func(ctx context.Context) (Figures, error) { return h.runKnown(ctx, binary, state) }, nil
 	case idle:
 		return func(ctx context.Context) (Figures, error) { return h.runIdle(ctx, binary, state) }, nil
+	case delay:
+		return func(ctx context.Context) (Figures, error) { return h.runDelay(ctx, binary, state) }, nil
 	default:
-		return nil, fmt.Errorf("-scenario: %q is not one of deliver, reread, known, idle", h.scenario)
+		return nil, fmt.Errorf("-scenario: %q is not one of deliver, reread, known, idle, limit, delay", h.scenario)
 	}
+}
+
+// prepare takes events in as old news, as fast as it goes.
+func (h *harness) prepare(ctx context.Context, binary, state string) error {
+	rate, latency, limit := h.requestsPerSecond, h.api.latency, h.api.limit
+	defer func() { h.requestsPerSecond, h.api.latency, h.api.limit = rate, latency, limit }()
+	h.requestsPerSecond, h.api.latency, h.api.limit = asFastAsItGoes, 0, nil
+	_, err := h.runOnce(ctx, binary, state, "    backfill: silent\n")
+	return err
 }
 
 // runDeliver takes in and delivers a list of which nothing is known.
@@ -192,7 +209,10 @@ func (h *harness) runOnce(ctx context.Context, binary, state, source string) (Fi
 	f := p.figures()
 	first := time.Unix(0, h.api.first.Load())
 	f.StartSeconds, f.StartCPU = first.Sub(p.began).Seconds(), p.startCPU.Seconds()
-	f.Requests = h.api.requests.Load()
+	f.Requests, f.Refused = h.api.requests.Load(), h.api.refused.Load()
+	if asked := time.Duration(h.api.last.Load() - h.api.first.Load()); h.rateLimit > 0 && asked > 0 {
+		f.BudgetUsed = 100 * float64(f.Requests) / (asked.Seconds()*float64(h.rateLimit) + 1)
+	}
 	var last time.Time
 	f.Events, last = h.dest.count()
 	if f.Events == 0 {
@@ -209,6 +229,76 @@ func (f *Figures) rate() {
 		f.EventsPerSecond = float64(f.Events) / f.Seconds
 		f.CPUPerMillion = f.CPUSeconds / float64(f.Events) * 1e6
 	}
+}
+
+// warmUp is how long events come before delays count: at first nothing says how
+// many come, and some of those that pile up until the second look at the newest
+// wait for the next sweep.
+const warmUp = 20 * time.Second
+
+// runDelay watches the daemon while events come, and tells how long each took
+// from the moment at which the API shows it to the answer of the destination.
+func (h *harness) runDelay(ctx context.Context, binary, state string) (f Figures, err error) {
+	dest, ok := h.dest.(*hec)
+	if !ok {
+		return f, errors.New("-scenario delay goes with -sink hec only")
+	}
+	known := state
+	if state, err = os.MkdirTemp(h.dir, "state-"); err != nil {
+		return f, err
+	}
+	defer os.RemoveAll(state) //nolint:errcheck // removed with the whole directory at the latest
+	state = filepath.Join(state, "journal")
+	if err := os.CopyFS(state, os.DirFS(known)); err != nil {
+		return f, err
+	}
+	path := filepath.Join(h.dir, "bench.yaml")
+	if err := os.WriteFile(path, []byte(h.config(state, fmt.Sprintf("    poll_interval: %s\n", h.pollInterval))), 0o600); err != nil {
+		return f, err
+	}
+	h.api.begin()
+	h.dest.begin()
+	p, err := h.start(ctx, []string{binary, "run", "-c", path})
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, p.end()) }()
+	if err := sleep(ctx, settling); err != nil {
+		return f, err
+	}
+	list := h.api.list
+	list.come(time.Now().Truncate(time.Second).Add(time.Second))
+	coming := len(list.starts) - list.shown
+	before := p.cpu()
+	if err := sleep(ctx, time.Until(list.came(len(list.starts)-1))); err != nil {
+		return f, err
+	}
+	f = Figures{CPUSeconds: (p.cpu() - before).Seconds()}
+	var at map[int]time.Time
+	for deadline := time.Now().Add(3*h.pollInterval + 30*time.Second); len(at) < coming && time.Now().Before(deadline); {
+		if err := sleep(ctx, time.Second); err != nil {
+			return f, err
+		}
+		if at, err = dest.arrivals(); err != nil {
+			return f, err
+		}
+	}
+	if len(at) != coming {
+		return f, fmt.Errorf("%d of %d events arrived", len(at), coming)
+	}
+	var delays []float64
+	for i, arrived := range at {
+		if came := list.came(i); came.Sub(list.coming) > warmUp {
+			delays = append(delays, arrived.Sub(came).Seconds())
+		}
+	}
+	slices.Sort(delays)
+	f.Events, f.Requests, f.Refused = coming, h.api.requests.Load(), h.api.refused.Load()
+	f.DelayMedian, f.DelayMost = delays[len(delays)/2], delays[len(delays)*99/100]
+	f.Seconds = float64(coming) / perSecond
+	f.PeakRSS, f.PeakAnon = float64(p.status("VmHWM"))/1024, float64(p.anon)/1024
+	f.rate()
+	return f, nil
 }
 
 // settling is left out of what runIdle watches: starting is not idling.
@@ -403,6 +493,10 @@ func medians(runs []Figures) Figures {
 		StartSeconds:    of(func(f *Figures) float64 { return f.StartSeconds }),
 		StartCPU:        of(func(f *Figures) float64 { return f.StartCPU }),
 		IdlePercent:     of(func(f *Figures) float64 { return f.IdlePercent }),
+		BudgetUsed:      of(func(f *Figures) float64 { return f.BudgetUsed }),
+		Refused:         int64(of(func(f *Figures) float64 { return float64(f.Refused) })),
+		DelayMedian:     of(func(f *Figures) float64 { return f.DelayMedian }),
+		DelayMost:       of(func(f *Figures) float64 { return f.DelayMost }),
 	}
 }
 

@@ -20,6 +20,37 @@ import (
 type list struct {
 	templates []template
 	starts    []int64 // second of each event, ascending; several share one
+
+	shown  int       // the first events are there from the beginning
+	coming time.Time // when the others begin to come, perSecond of them a second
+}
+
+// perSecond is how many events come in a second where they come.
+const perSecond = 100
+
+// visible is how many events are there.
+func (l *list) visible(now time.Time) int {
+	if l.coming.IsZero() || now.Before(l.coming) {
+		return l.shown
+	}
+	return min(len(l.starts), l.shown+int(now.Sub(l.coming)*perSecond/time.Second))
+}
+
+// came is when an event came.
+func (l *list) came(i int) time.Time {
+	return l.coming.Add(time.Duration(i-l.shown+1) * time.Second / perSecond)
+}
+
+// detectAfter is how long after its start an event is detected, in seconds.
+const detectAfter = 30
+
+// come lets the events that are not shown yet come from a moment on, each in
+// the second of its detection.
+func (l *list) come(from time.Time) {
+	for i := l.shown; i < len(l.starts); i++ {
+		l.starts[i] = from.Unix() + int64((i-l.shown)/perSecond) - detectAfter
+	}
+	l.coming = from
 }
 
 // A template is a record in pieces: between them stand, in this order, the
@@ -51,7 +82,7 @@ const distinct = 2000
 // second with another one.
 func newList(ctx context.Context, events int) (*list, error) {
 	now := time.Now().Truncate(time.Second)
-	l := &list{starts: make([]int64, events)}
+	l := &list{starts: make([]int64, events), shown: events}
 	world := &emulator.Lister{World: emulator.NewWorld(1, distinct, now)}
 	for offset := 0; offset < distinct; offset += 100 {
 		page, err := world.List(ctx, cwp.Query{Sort: cwp.BySweepTime, Offset: offset, Limit: 100})
@@ -136,7 +167,7 @@ func (t *template) append(dst []byte, id, start int64, status byte) []byte {
 		case holeStart:
 			dst = appendWall(dst, start)
 		case holeDetect:
-			dst = appendWall(dst, start+30)
+			dst = appendWall(dst, start+detectAfter)
 		case holeStatus:
 			dst = append(dst, '0'+status)
 		}
@@ -162,5 +193,6 @@ func wallSecond(text string) (int64, bool) {
 func (l *list) between(begin, end int64) (from, to int) {
 	from = sort.Search(len(l.starts), func(i int) bool { return l.starts[i] >= begin })
 	to = sort.Search(len(l.starts), func(i int) bool { return l.starts[i] > end })
-	return from, max(from, to)
+	to = min(to, l.visible(time.Now()))
+	return min(from, to), to
 }
