@@ -379,6 +379,7 @@ func number(changes []Change, rows []packed, last uint64, seqs []uint64) {
 // until now. seq is the number of its record, 0 where it has none.
 func (f *File) change(tx *bolt.Tx, c Change, seq uint64, old int) error {
 	states := tx.Bucket([]byte("state"))
+	states.FillPercent = 0.9 // ids mostly grow
 	key := stateKey(c.Key)
 	if c.Forget {
 		f.meta.Keys--
