@@ -200,9 +200,12 @@ func (l *limiter) depart() (d *departure, full time.Duration, progress <-chan st
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	gone := func(d *departure) bool { return !d.written.IsZero() && now.Sub(d.arrived) >= window }
-	l.recent = slices.DeleteFunc(l.recent, gone)
-	if len(l.recent) < int(math.Ceil(l.full)) {
+	most := int(math.Ceil(l.full))
+	if len(l.recent) >= most { // else there is a place whatever is gone
+		gone := func(d *departure) bool { return !d.written.IsZero() && now.Sub(d.arrived) >= window }
+		l.recent = slices.DeleteFunc(l.recent, gone)
+	}
+	if len(l.recent) < most {
 		d = &departure{}
 		l.recent = append(l.recent, d)
 		return d, 0, nil
