@@ -129,7 +129,18 @@ func (d *decoder) time() time.Time {
 func (e *encoder) status(s event.Status) { e.text(s.Code); e.text(s.Symbol); e.bool(s.Closed) }
 
 func (d *decoder) status() event.Status {
-	return event.Status{Code: d.text(), Symbol: d.text(), Closed: d.bool()}
+	return event.Status{Code: d.text(), Symbol: d.symbol(), Closed: d.bool()}
+}
+
+// symbol is text without a copy of what every event has.
+func (d *decoder) symbol() string {
+	b := d.bytes()
+	for _, s := range [...]string{"pending", "scanned", "scanning", "processed", "exited", "ignored", "trusted"} {
+		if string(b) == s {
+			return s
+		}
+	}
+	return string(b)
 }
 
 // encodeRecord is the payload of a record's row.

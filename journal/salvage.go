@@ -44,6 +44,7 @@ type boltFile struct {
 	page int64
 
 	heads int // valid head pages
+	spare []byte
 }
 
 // inspect walks the tree of the newest valid head page and returns what is
@@ -67,7 +68,7 @@ func inspect(path string) (err error) {
 	if high*uint64(b.page) > uint64(b.size) {
 		return fmt.Errorf("the file is cut short: %d bytes of %d", b.size, high*uint64(b.page))
 	}
-	w := walker{file: b, seen: map[uint64]bool{}, high: high, found: &tally{checks: rowChecks()}}
+	w := walker{file: b, seen: make(pageSet, high/64+1), high: high, found: &tally{checks: rowChecks()}}
 	if err := w.walk(root, span{}); err != nil {
 		return err
 	}
@@ -159,10 +160,40 @@ func (b *boltFile) read(id uint64) (boltPage, error) {
 	return p, nil
 }
 
+// look is read into memory that the next look uses again, but for pages of
+// pages: a leaf is done with before the next page.
+func (b *boltFile) look(id uint64) (boltPage, error) {
+	if b.spare == nil {
+		b.spare = make([]byte, b.page)
+	}
+	le := binary.LittleEndian
+	if _, err := b.file.ReadAt(b.spare, int64(id)*b.page); err != nil || le.Uint64(b.spare) != id || le.Uint32(b.spare[12:]) != 0 {
+		return b.read(id) // it is longer, or says what is wrong
+	}
+	p := boltPage{flags: le.Uint16(b.spare[8:]), count: int(le.Uint16(b.spare[10:])), data: b.spare}
+	if p.flags != flagLeaf {
+		b.spare = nil
+	}
+	return p, nil
+}
+
+// A pageSet is a set of pages of a file.
+type pageSet []uint64
+
+// add reports whether a page was not in the set.
+func (s pageSet) add(id uint64) bool {
+	at, bit := id/64, uint64(1)<<(id%64)
+	if s[at]&bit != 0 {
+		return false
+	}
+	s[at] |= bit
+	return true
+}
+
 // A walker walks the tree of the buckets, or of one bucket.
 type walker struct {
 	file   *boltFile
-	seen   map[uint64]bool
+	seen   pageSet
 	high   uint64
 	bucket string // empty: the buckets
 	found  *tally
@@ -177,11 +208,14 @@ func (s span) holds(key []byte) bool {
 }
 
 func (w walker) walk(id uint64, keys span) error {
-	if w.seen[id] || id >= w.high || id < 2 {
+	if id >= w.high || id < 2 || !w.seen.add(id) {
 		return fmt.Errorf("page %d: stands where it must not", id)
 	}
-	w.seen[id] = true
-	p, err := w.file.read(id)
+	read := w.file.look
+	if w.bucket == "" {
+		read = w.file.read // the trees of the buckets are walked while it is looked at
+	}
+	p, err := read(id)
 	if err != nil {
 		return err
 	}
