@@ -36,6 +36,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(`{"Response":{"TotalCount":5,"List":[{"EventId":101,"StartTime":"2026-11-01 10:00:00","DetectTime":"2026-11-01 10:00:01","HandleStatus":0},` +
 		`{"EventId":102,"StartTime":"2026-11-01 10:00:00","DetectTime":"2026-11-01 10:00:01","HandleStatus":1,"VirusName":"b","VirusTags":["y","x"]},` +
 		`{"EventIds":103,"EventId" :104, "StartTime":" 026-11-01 10:00:00","DetectTime":"2026-11-01 10:00:0\u0031","VirusName":"a","\u0048andleStatus":2},` +
+		`{"EventId":105,"StartTime":" 026-11-01 10:00:00","DetectTime":"2026-11-01 10:00:0 "},` +
 		`{"HandleStatus":3,"EventId":0},{"VirusName":"\u2028","VirusName":null,"EventId":-1,"StartTime":"2026-11-01 10:00:0 "},{},[7]],"RequestId":"x"}}`))
 	f.Add([]byte(`{"Response":{"TotalCount":1e30,"List":{"EventId":1}}}`))
 	f.Add([]byte(`{"Response":` + strings.Repeat("[", 20000)))
@@ -46,6 +47,9 @@ func FuzzAnswer(f *testing.F) {
 			t.Fatalf("%.200q is taken and is no JSON", body)
 		}
 		if !ok {
+			if json.Valid(body) {
+				t.Fatalf("%.200q is JSON and is not taken", body)
+			}
 			return
 		}
 		if failure := e.failure(http.StatusOK); failure != nil {
@@ -64,6 +68,15 @@ func FuzzAnswer(f *testing.F) {
 			alone := itemReader{kind: riskProcess()}
 			if again, end := alone.read(item.Raw, 0, 0); end != len(item.Raw) || !reflect.DeepEqual(again, item) {
 				t.Errorf("read alone %+v, among others %+v", again, item)
+			}
+			// What is taken as it stands is what the slow way makes of it.
+			for field, got := range map[string]string{"StartTime": item.SweepTime, "DetectTime": item.HeadTime} {
+				if want := riskProcess().Field(item.Raw, field); got != "" && got != want {
+					t.Errorf("%s of %s is %q, want %q", field, item.Raw, got, want)
+				}
+			}
+			if want := riskProcess().Field(item.Raw, "EventId"); !item.NoID && item.ID != want {
+				t.Errorf("the id of %s is %q, want %q", item.Raw, item.ID, want)
 			}
 			if got, want := riskProcess().RevisionOf(&item), riskProcess().Revision(item.Raw); got != want {
 				t.Errorf("%s has the revision %s, want %s", item.Raw, got, want)
