@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 
 	"go.uber.org/zap"
 
@@ -105,19 +106,34 @@ func (a *answer) tail() (second int64, index int) {
 }
 
 // slices halves the time axis until each slice fits one answer, where the time
-// filter is honoured and the order is not.
+// filter is honoured and the order is not. Events without a time are in no
+// slice: where the list counts more than the slices hold, it is read in passes
+// too.
 func (s *sweep) slices(ctx context.Context) error {
-	return s.slice(ctx, firstSecond, lastSecond)
+	if err := s.slice(ctx, firstSecond, lastSecond); err != nil {
+		return err
+	}
+	total, err := s.total(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := s.seen(ctx, math.MinInt64, math.MaxInt64)
+	if err != nil || total <= int64(n) {
+		return err
+	}
+	s.cert.Method = "passes"
+	return s.passes(ctx)
 }
 
 func (s *sweep) slice(ctx context.Context, first, last int64) error {
 	q := s.query()
-	q.Begin, q.End = wallText(first), wallText(last)
+	from, to := max(first-1, firstSecond), min(last+1, lastSecond) // either bound may exclude the second it names
+	q.Begin, q.End = wallText(from), wallText(to)
 	a, f, err := s.checked(ctx, q)
 	if err != nil {
 		return err
 	}
-	if s.outsideOf(a, first, last) {
+	if s.outsideOf(a, from, to) {
 		return errFilter
 	}
 	ch, err := s.take(ctx, a, nil)
