@@ -3,6 +3,7 @@ package poller_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -42,7 +43,7 @@ func newRig(t *testing.T, seed uint64, events int) *rig {
 	r := &rig{t: t, world: emulator.NewWorld(seed, events, time.Now()), file: file}
 	r.api = &emulator.Lister{World: r.world}
 	log := zap.NewNop()
-	if testing.Verbose() {
+	if testing.Verbose() && os.Getenv("CWPRELAY_LONG") == "" {
 		log = zaptest.NewLogger(t)
 	}
 	r.opt = poller.Options{

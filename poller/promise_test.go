@@ -290,9 +290,12 @@ func (w weather) sweeps(t *testing.T) (certified int, err error) {
 		}
 	}
 	r.changing(w.rate)
+	// Every answer takes its time: of two at one and the same moment nobody could
+	// say which is the older.
+	r.api.Lead = func(int) time.Duration { return time.Millisecond }
 	if w.overlap {
 		r.opt.Rate = 1000 // parts side by side
-		r.api.Lead = func(n int) time.Duration { return time.Duration(n*7919%13) * time.Millisecond }
+		r.api.Lead = func(n int) time.Duration { return time.Duration(1+n*7919%13) * time.Millisecond }
 		r.api.Lag = func(n int) time.Duration { return time.Duration(n*104729%17) * time.Millisecond }
 	}
 	newSweep := func() {}

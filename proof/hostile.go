@@ -12,14 +12,18 @@ func hostileProof() proof {
 	return proof{
 		name: "hostile",
 		promise: "answers of an API or a destination that are none move no cursor, certify no sweep, confirm no record and bury none; " +
-			"no input of any parser crashes it",
+			"no input of any parser crashes the program",
 		apart: true, // the gate runs its parts by themselves
 		run:   hostile,
 	}
 }
 
-// hostile spoils answers and fuzzes every parser.
+// hostile is the siege, spoiled answers of each kind by themselves, and every
+// parser fuzzed.
 func hostile(ctx context.Context, e *evidence) error {
+	if err := siege(ctx, e); err != nil {
+		return err
+	}
 	if err := e.goTest(ctx, "./poller", "HostileAnswers|HidesRows"); err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ func proofs() []proof {
 		crashProof(),
 		powerProof(),
 		diskProof(),
+		siegeProof(),
 		hostileProof(),
 		modelProof(),
 		networkProof(),

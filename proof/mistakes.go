@@ -196,6 +196,20 @@ func mutations() []mutation {
 		{"Slack: any answer of status 200 confirms", "./sinks/all TestGarbageConfirmsNothing", []edit{
 			{"sinks/slack/slack.go", "	case r.Status == http.StatusOK && code == \"ok\":", "	case r.Status == http.StatusOK:"},
 		}},
+		// what is hostile
+		{"an answer of the API is read to its end, however long it is", "siege", []edit{
+			{"cwp/client.go", "	body := io.LimitReader(resp.Body, limit+1)\n", "	body := io.Reader(resp.Body)\n"},
+		}},
+		{"an answer that speaks of the moment confirms", "siege", []edit{
+			{"sinks/internal/httpx/classify.go", "	case later(s):\n		return sinks.After(err, r.RetryAfter())", "	case later(s):\n		return nil"},
+		}},
+		{"an error beside a list does not count", "siege", []edit{
+			{"cwp/decode.go", "	case e.errorPart != nil:\n		members", "	case e.errorPart != nil && e.list == nil:\n		members"},
+		}},
+		{"a count that is no number is left out of account", "siege", []edit{
+			{"poller/count.go", "			s.doubt(\"no-count\", \"the API gives no TotalCount\")\n", ""},
+		}},
+
 		// what grows
 		{"each attempt leaves a goroutine", "soak", []edit{
 			{"delivery/run.go", "	go r.attempt(res, msgs, timeout)", "	go func() { select {} }()\n	go r.attempt(res, msgs, timeout)"},

@@ -126,7 +126,7 @@ func live(t *testing.T, h history, did map[string]int) []string {
 		t: t, m: newModel(names()...), world: emulator.NewWorld(h.Seed, h.Events, time.Now()), dests: map[string]*dest{},
 		full: h.Full, dir: directory(t), rng: rand.New(rand.NewPCG(h.Seed, 3)), did: did, lock: make(chan struct{}, 1),
 	}
-	s.api = &emulator.Lister{World: s.world, Before: func(int, cwp.Query) error {
+	s.api = &emulator.Lister{World: s.world, Lead: func(int) time.Duration { return time.Millisecond }, Before: func(int, cwp.Query) error {
 		if s.down.Load() {
 			return &cwp.Error{Class: cwp.ClassServer, Code: "InternalError"}
 		}
