@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/cwprelay/cwprelay/proof/power"
@@ -91,10 +92,8 @@ func (e *evidence) goTest(ctx context.Context, pkg, names string, args ...string
 
 // complaint is the first line of a test's output that says what is wrong.
 func complaint(out []byte) string {
-	for line := range strings.Lines(string(out)) {
-		if line = strings.TrimSpace(line); strings.Contains(line, "_test.go:") || strings.HasPrefix(line, "panic: ") {
-			return line
-		}
+	if line := regexp.MustCompile(`(?m)^ *([a-z_]+\.go:\d+: .*|panic: .*)$`).FindSubmatch(out); line != nil {
+		return string(line[1])
 	}
 	return "it says nothing"
 }

@@ -190,7 +190,7 @@ func mutations() []mutation {
 		{"Splunk: any answer of status 200 confirms", "./sinks/all TestGarbageConfirmsNothing", []edit{
 			{"sinks/splunkhec/answer.go", "	return a.status/100 == 2 && (a.code == codeSuccess || a.filling())", "	return a.status/100 == 2"},
 		}},
-		{"Elasticsearch: an answer with too few items confirms all", "./sinks/all TestGarbageConfirmsNothing", []edit{
+		{"Elasticsearch: an answer with too few items confirms all", "./sinks/elastic TestAnswerThatDoesNotFitIsNeverSuccess", []edit{
 			{"sinks/elastic/answer.go", "	if len(a.Items) != len(batch) {", "	if len(a.Items) > len(batch) {"},
 		}},
 		{"Slack: any answer of status 200 confirms", "./sinks/all TestGarbageConfirmsNothing", []edit{
