@@ -131,7 +131,7 @@ func (r *rig) misbehave(random *rand.Rand) error {
 		m := manners{poison: 60}
 		if random.IntN(2) == 0 {
 			m.refuse, m.reset, m.lose, m.slow = 0.05*random.Float64(), 0.05*random.Float64(), 0.1*random.Float64(), 0.3*random.Float64()
-			m.restart = 0.05 * random.Float64()
+			m.restart, m.large = 0.05*random.Float64(), 0.3*random.Float64()
 		}
 		d.setManners(m)
 	}

@@ -54,6 +54,7 @@ type destination struct {
 	manners manners
 	random  *rand.Rand
 	body    []byte // of the request
+	size    int    // of it, about, before it was compressed
 	down    bool
 	arrived int   // records
 	life    int   // of them since the last kill
@@ -70,6 +71,7 @@ type manners struct {
 	reset  float64 // the connection is cut, nothing taken
 	lose   float64 // everything is taken, and the connection is cut before the answer
 	slow   float64 // answered late
+	large  float64 // answered 413 where it is larger than one record may be, nothing taken
 	poison int     // every so many-th event is refused for good; 0: none
 
 	restart float64 // the destination begins anew and loses what it has not confirmed
@@ -172,6 +174,9 @@ func (d *destination) request(n int) {
 	}
 }
 
+// oneRecord is more bytes than one record has in any form.
+const oneRecord = 8 << 10
+
 // fate draws what befalls a request.
 func (d *destination) fate() string {
 	if d.down {
@@ -181,8 +186,11 @@ func (d *destination) fate() string {
 	for _, f := range []struct {
 		name string
 		p    float64
-	}{{"refuse", d.manners.refuse}, {"reset", d.manners.reset}, {"lose", d.manners.lose}, {"slow", d.manners.slow}} {
+	}{{"refuse", d.manners.refuse}, {"reset", d.manners.reset}, {"lose", d.manners.lose}, {"slow", d.manners.slow}, {"large", d.manners.large}} {
 		if draw -= f.p; draw < 0 {
+			if f.name == "large" && d.size <= oneRecord {
+				return ""
+			}
 			d.faults[f.name]++
 			return f.name
 		}
@@ -201,9 +209,12 @@ func (d *destination) handler(next http.Handler) http.Handler {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		answer := httptest.NewRecorder()
 		d.mu.Lock()
-		d.body = body
+		d.body, d.size = body, len(body)
+		if r.Header.Get("Content-Encoding") == "gzip" {
+			d.size *= 4 // less than findings shrink
+		}
 		fate, n := d.fate(), 0
-		if fate != "refuse" && fate != "reset" && fate != "down" {
+		if fate != "refuse" && fate != "reset" && fate != "down" && fate != "large" {
 			before := d.arrived
 			next.ServeHTTP(answer, r)
 			n = d.arrived - before
@@ -225,6 +236,9 @@ func (d *destination) handler(next http.Handler) http.Handler {
 		switch fate {
 		case "refuse", "down":
 			http.Error(w, "overloaded", http.StatusServiceUnavailable)
+			return
+		case "large":
+			http.Error(w, "too large", http.StatusRequestEntityTooLarge)
 			return
 		case "reset", "lose":
 			panic(http.ErrAbortHandler) // net/http's way to end a connection

@@ -184,6 +184,7 @@ func mutations() []mutation {
 			{"sinks/syslog/syslog.go", "	if err := current.end(ctx); err != nil {", "	if err := error(nil); err != nil {"},
 		}},
 		{"file: the first line of a batch is not written", "crash", []edit{
+			{"sinks/file/file.go", "import (\n", "import (\n	\"bytes\"\n"},
 			{"sinks/file/file.go", "	n, err := s.write(s.file, text)", "	if at := bytes.IndexByte(text, '\\n'); at+1 < len(text) {\n		text = text[at+1:]\n	}\n	n, err := s.write(s.file, text)"},
 		}},
 
