@@ -27,10 +27,11 @@ func tuneMemory(environ []string) {
 }
 
 // garbageBeside is how many bytes of garbage may gather beside so many that are
-// alive: enough that collections are few, not so much that it shows.
+// alive: enough that collections are few, not so much that it shows. Both
+// together stay below 60 MiB as long as they can.
 func garbageBeside(alive uint64) uint64 {
-	const mib = 1 << 20
-	return max(min(max(2*alive, 12*mib), 32*mib), alive/8)
+	const least, most, both = 12 << 20, 32 << 20, 60 << 20
+	return max(min(2*alive, most, both-min(alive, both)), least, alive/8)
 }
 
 // afterCollection sets the goal for the next collection, and comes again after
