@@ -256,7 +256,8 @@ func (r *rig) certificates() (int, error) {
 		if json.Unmarshal(line, &entry) != nil || entry.Message != "sweep ended" || entry.Verdict != "certified" {
 			return
 		}
-		text, _, _ := strings.Cut(strings.TrimPrefix(entry.Sweep, "s-"), "Z")
+		_, text, _ := strings.Cut(entry.Sweep, "-") // a sweep's, or a head scan's that saw the whole list
+		text, _, _ = strings.Cut(text, "Z")
 		begin, err := time.Parse("20060102T150405.000", text)
 		if err != nil {
 			bad = fmt.Errorf("sweep %s: %w", entry.Sweep, err)
