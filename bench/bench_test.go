@@ -123,3 +123,45 @@ func TestCountersCount(t *testing.T) {
 		t.Errorf("%d records were counted, want 6", n)
 	}
 }
+
+// A limit is of any second, not of those of the clock.
+func TestWindowRefusesWhatIsBeyondTheLimit(t *testing.T) {
+	w := newWindow(3)
+	start := time.Unix(1_795_000_000, 900_000_000)
+	for _, tc := range []struct {
+		after time.Duration
+		fits  bool
+	}{{0, true}, {100 * time.Millisecond, true}, {200 * time.Millisecond, true}, {999 * time.Millisecond, false}, {time.Second, true}, {1050 * time.Millisecond, false}, {1100 * time.Millisecond, true}} {
+		if got := w.fits(start.Add(tc.after)); got != tc.fits {
+			t.Errorf("after %s: %v, want %v", tc.after, got, tc.fits)
+		}
+	}
+	if !newWindow(0).fits(start) {
+		t.Error("no limit refuses")
+	}
+}
+
+// Events that come are shown from their moment on, after all others and in the
+// second of their detection.
+func TestEventsCome(t *testing.T) {
+	const known, coming = 200, 3 * perSecond
+	l, err := newList(t.Context(), known+coming)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.shown = known
+	from := time.Now().Truncate(time.Second)
+	if n := l.visible(from.Add(time.Hour)); n != known {
+		t.Errorf("%d events are shown before any comes, want %d", n, known)
+	}
+	l.come(from)
+	for i := known; i < known+coming; i++ {
+		at := l.came(i)
+		if l.visible(at.Add(-time.Millisecond)) > i || l.visible(at) != i+1 {
+			t.Fatalf("event %d is not shown from %s on", i, at)
+		}
+		if detected := l.starts[i] + detectAfter; detected > at.Unix() || detected < at.Unix()-1 || l.starts[i] < l.starts[i-1] {
+			t.Fatalf("event %d comes at %d and was detected at %d", i, at.Unix(), detected)
+		}
+	}
+}

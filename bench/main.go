@@ -90,7 +90,7 @@ func parse(args []string, stdout, stderr io.Writer) (*settings, error) {
 	f.StringVar(&s.extra, "sink-options", "", "further options of the sink as YAML members, such as 'compression: none'")
 	f.DurationVar(&s.timeout, "timeout", 10*time.Minute, "of one run")
 	f.DurationVar(&s.idleFor, "idle-for", time.Minute, "how long idling is watched, or events come for delay")
-	f.DurationVar(&s.pollInterval, "poll-interval", 15*time.Second, "of the daemon, for delay")
+	f.DurationVar(&s.pollInterval, "poll-interval", 15*time.Second, "of the daemon, for idle and delay")
 	f.Float64Var(&s.requestsPerSecond, "requests-per-second", asFastAsItGoes, "budget that cwprelay is given")
 	f.StringVar(&s.baseline, "baseline", "bench/instructions.json", "file with the instructions as they were")
 	f.BoolVar(&s.update, "update", false, "write the baseline anew")

@@ -252,13 +252,7 @@ func (h *harness) runDelay(ctx context.Context, binary, state string) (f Figures
 	if err := os.CopyFS(state, os.DirFS(known)); err != nil {
 		return f, err
 	}
-	path := filepath.Join(h.dir, "bench.yaml")
-	if err := os.WriteFile(path, []byte(h.config(state, fmt.Sprintf("    poll_interval: %s\n", h.pollInterval))), 0o600); err != nil {
-		return f, err
-	}
-	h.api.begin()
-	h.dest.begin()
-	p, err := h.start(ctx, []string{binary, "run", "-c", path})
+	p, err := h.daemon(ctx, binary, state)
 	if err != nil {
 		return f, err
 	}
@@ -304,14 +298,20 @@ func (h *harness) runDelay(ctx context.Context, binary, state string) (f Figures
 // settling is left out of what runIdle watches: starting is not idling.
 const settling = 10 * time.Second
 
-// runIdle watches the daemon with a list that does not change.
-func (h *harness) runIdle(ctx context.Context, binary, state string) (f Figures, err error) {
+// daemon starts the daemon.
+func (h *harness) daemon(ctx context.Context, binary, state string) (*program, error) {
 	path := filepath.Join(h.dir, "bench.yaml")
-	if err := os.WriteFile(path, []byte(h.config(state, "    poll_interval: 15s\n")), 0o600); err != nil {
-		return f, err
+	if err := os.WriteFile(path, []byte(h.config(state, fmt.Sprintf("    poll_interval: %s\n", h.pollInterval))), 0o600); err != nil {
+		return nil, err
 	}
 	h.api.begin()
-	p, err := h.start(ctx, []string{binary, "run", "-c", path})
+	h.dest.begin()
+	return h.start(ctx, []string{binary, "run", "-c", path})
+}
+
+// runIdle watches the daemon with a list that does not change.
+func (h *harness) runIdle(ctx context.Context, binary, state string) (f Figures, err error) {
+	p, err := h.daemon(ctx, binary, state)
 	if err != nil {
 		return f, err
 	}
