@@ -381,3 +381,30 @@ func TestResendSendsWhatTheJournalNoLongerHolds(t *testing.T) {
 		r.close()
 	})
 }
+
+// A replay that begins when a former process had settled records behind others
+// that it had not: those are still owed, and are not the replay's to send.
+func TestReplaySendsNothingThatIsStillOwed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 6)...)
+		j.cursors["soc"] = journal.Cursor{Seq: 2, Ahead: []journal.Range{{First: 5, Last: 6}}}
+		j.readFails = 1 // so that the replay reads before what is owed was read
+		d := &dest{answer: fine}
+		r := start(t, j, d)
+		synctest.Wait()
+		if err := r.w.Replay(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		after(time.Minute)
+		r.close()
+		if diff := cmp.Diff([]uint64{1, 2, 3, 4, 5, 6}, sorted(slices.Compact(sorted(d.got())))); diff != "" {
+			t.Errorf("sent (-want +got):\n%s", diff)
+		}
+		for _, seq := range []uint64{3, 4} {
+			if n := len(slices.DeleteFunc(d.got(), func(s uint64) bool { return s != seq })); n != 1 {
+				t.Errorf("record %d, which the sink had not had, was sent %d times", seq, n)
+			}
+		}
+	})
+}

@@ -107,10 +107,14 @@ func (l *ledger) settledEnd() uint64 {
 	return l.done
 }
 
-// owes reports whether a record that was read is owed.
+// owes reports whether a record is owed, or was not read yet and may be: what
+// lies behind was settled before a restart only where a span says so.
 func (l *ledger) owes(seq uint64) bool {
 	i, ok := slices.BinarySearchFunc(l.spans, seq, func(s span, seq uint64) int { return cmp.Compare(s.first, seq) })
-	return ok && l.spans[i].owed
+	if ok {
+		return l.spans[i].owed
+	}
+	return seq > l.read && (i == 0 || l.spans[i-1].last < seq)
 }
 
 // owed is how many records are owed.
