@@ -97,17 +97,18 @@ func (f *File) loseRows(ctx context.Context, keys []uint64) error {
 	return err
 }
 
-// damagedRange is the records of a row that cannot be read: what it says
-// itself, as far as the row before leaves room for that.
+// damagedRange is the records of a row that cannot be read. What it says itself
+// of how many it holds may be damaged, too: as many count as there is room for
+// behind the row before.
 func damagedRange(tx *bolt.Tx, last uint64) (r Range, there bool) {
 	c := tx.Bucket([]byte("log")).Cursor()
 	key, row := c.Seek(seqKey(last))
 	if key == nil || lastSeq(key) != last {
 		return r, false
 	}
-	r = Range{First: firstSeq(key, row), Last: last}
-	if len(row) == 0 || row[0] != rowRecord && row[0] != rowRun {
-		r.First = last - min(last, runRecords) + 1 // it may have been a run
+	r = Range{First: last, Last: last}
+	if len(row) == 0 || row[0] != rowRecord {
+		r.First = last - min(last, runRecords) + 1
 	}
 	if before, _ := c.Prev(); before != nil {
 		r.First = max(r.First, lastSeq(before)+1)

@@ -19,7 +19,7 @@ import (
 //
 // A run is read, lost and trimmed as a whole, which is what bounds it.
 const (
-	runRecords = 32
+	runRecords = 32       // never fewer: journals hold runs of so many
 	runBytes   = 64 << 10 // of the records as they are; one that is larger is alone
 	runHead    = 8 + 1    // the time of the newest record in ms, how many there are
 )
