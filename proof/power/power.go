@@ -218,13 +218,21 @@ func Verify(ctx context.Context, dir string, m *Model, plan Plan) (err error) {
 	return goOn(ctx, f)
 }
 
-// goOn sees that the journal is of use.
+// goOn sees that the journal is of use: that it takes in one record more, where
+// it is full as soon as every sink has what it holds, and settles it.
 func goOn(ctx context.Context, f *journal.File) error {
 	source, err := f.Lease(ctx, "source/prod/risk_process")
 	if err != nil {
 		return err
 	}
-	last, err := f.Append(ctx, source, journal.Batch{Changes: []journal.Change{Change{ID: "afterwards", Sequence: 1, Size: 100}.change(0)}})
+	one := journal.Batch{Changes: []journal.Change{Change{ID: "afterwards", Sequence: 1, Size: 100}.change(0)}}
+	last, err := f.Append(ctx, source, one)
+	if errors.Is(err, journal.ErrFull) {
+		if err := settleAll(ctx, f); err != nil {
+			return fmt.Errorf("settle all of a full journal: %w", err)
+		}
+		last, err = f.Append(ctx, source, one)
+	}
 	if err != nil {
 		return fmt.Errorf("append afterwards: %w", err)
 	}
@@ -234,6 +242,24 @@ func goOn(ctx context.Context, f *journal.File) error {
 	}
 	if err := f.Settle(ctx, sink, journal.Settlement{Sink: "a", Cursor: journal.Cursor{Seq: last}}); err != nil {
 		return fmt.Errorf("settle afterwards: %w", err)
+	}
+	return nil
+}
+
+// settleAll lets every sink have what the journal holds.
+func settleAll(ctx context.Context, f *journal.File) error {
+	st, err := f.Status(ctx)
+	if err != nil {
+		return err
+	}
+	for _, rule := range Sinks() {
+		lease, err := f.Lease(ctx, "sink/"+rule.Name)
+		if err != nil {
+			return err
+		}
+		if err := f.Settle(ctx, lease, journal.Settlement{Sink: rule.Name, Cursor: journal.Cursor{Seq: st.Last}}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
