@@ -2,13 +2,22 @@ package poller
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/cwprelay/cwprelay/cwp"
 )
 
-// The most pages of one head scan.
+// The most pages of one head scan; as many more when earlier ones left gaps.
 const headPages = 5
+
+// headAtOnce is how many pages a head scan asks for side by side.
+const headAtOnce = 4
+
+// maxGaps is how many gaps head scans come back to. The oldest of more are left
+// to the next sweep.
+const maxGaps = 8
 
 // leastPause is the shortest time between the starts of two head scans.
 const leastPause = time.Second
@@ -22,11 +31,14 @@ func (p *Poller) heads(ctx context.Context, in *intake) error {
 		return err
 	}
 	started := false // before the source's first sweep has ended there is one page, once
-	pause, scan := p.cfg.PollInterval, headScan{newest: endOfTime}
+	pause, seen := p.cfg.PollInterval, headSeen{newest: endOfTime}
 	for ctx.Err() == nil {
 		began := time.Now()
 		status := p.Status()
 		pages := headPages
+		if len(seen.gaps) > 0 {
+			pages *= 2
+		}
 		if first && status.Last.Ended.IsZero() {
 			pages = 1
 			if started {
@@ -36,8 +48,8 @@ func (p *Poller) heads(ctx context.Context, in *intake) error {
 		}
 		if pages > 0 && status.Full == "" {
 			// An error was told where it happened; the next scan tries again.
-			scan, _ = p.head(ctx, in, pages, scan)
-			pause = p.headPause(pause, scan.news)
+			arrived, _ := p.head(ctx, in, pages, &seen)
+			pause = p.headPause(pause, arrived, len(seen.gaps) > 0)
 		}
 		p.beat(loopHeads, pause+working)
 		if err := sleep(ctx, pause-time.Since(began)); err != nil {
@@ -49,83 +61,175 @@ func (p *Poller) heads(ctx context.Context, in *intake) error {
 
 // headPause is the time from the start of a head scan to that of the next: so
 // long that, at the pace at which news came since the one before, about one
-// page of them comes.
-func (p *Poller) headPause(before time.Duration, news int) time.Duration {
-	pause := time.Duration(float64(before) * float64(p.kind.MaxLimit) / float64(max(news, 1)))
-	return max(min(pause, p.cfg.PollInterval), min(leastPause, p.cfg.PollInterval))
+// page of them comes; the shortest while there is something to come back to.
+func (p *Poller) headPause(before time.Duration, arrived int, gaps bool) time.Duration {
+	least := min(leastPause, p.cfg.PollInterval)
+	if gaps {
+		return least
+	}
+	pause := time.Duration(float64(before) * float64(p.kind.MaxLimit) / float64(max(arrived, 1)))
+	return max(min(pause, p.cfg.PollInterval), least)
 }
 
-// A headScan is what a head scan showed.
-type headScan struct {
-	news   int   // changes
+// headSeen is what the head scans so far have seen.
+type headSeen struct {
 	newest int64 // latest wall second of a detection; endOfTime: none is known
-	next   int   // the offset to go on at, where the scan had to end; 0: it saw all it looked for
-	back   int64 // and the wall second to reach back to from there
+	gaps   []gap // what they have not read yet, newest first
+	span   int64 // seconds from the first to the last detection of the last answer
 }
 
-// Detections of the last seconds before the scan before this one are looked at
+// A gap is a part of the list, by descending detection time, that head scans
+// have not read.
+type gap struct {
+	next int   // the offset at which it begins, as far as is known
+	from int64 // the wall second of detection before it; endOfTime: it begins the list
+	back int64 // the last wall second of it; endOfTime: not known, it ends where nothing is new
+	jump bool  // what lies before it was not read just now: next may be off
+}
+
+// Detections of the last seconds before the newest that was seen are looked at
 // again: the order inside a second changes from answer to answer, and hides some.
 const headOverlap = 3
 
 // head reads pages by descending detection time until one has nothing new and
-// reaches back to what the scan before has seen, or is short. Then it goes on
-// where that one had to end. An answer that is the whole list is a certified
-// sweep.
-func (p *Poller) head(ctx context.Context, in *intake, pages int, before headScan) (headScan, error) {
+// reaches back to what was seen before, or is short; then the gaps that earlier
+// scans left, newest first. It returns how much is new before the first gap,
+// and leaves in seen what it did not come to. An answer that is the whole list
+// is a certified sweep.
+func (p *Poller) head(ctx context.Context, in *intake, pages int, seen *headSeen) (arrived int, err error) {
 	began := time.Now()
 	by := origin{id: newID("h", began), start: wallNow(began, p.loc)}
-	scan := headScan{newest: endOfTime, back: before.newest}
-	offset := 0
-	for by.number = 1; by.number <= pages; by.number++ {
+	seen.begin()
+	gaps := len(seen.gaps)
+	for by.number < pages && len(seen.gaps) > 0 {
+		answers, err := p.headAsk(ctx, seen.offset(p.kind.MaxLimit), min(seen.pages(), pages-by.number))
+		if by.number == 0 && len(answers) > 0 && answers[0].whole() && p.sweeping.TryLock() {
+			defer p.sweeping.Unlock()
+			*seen = headSeen{newest: endOfTime}
+			by.number++
+			return 0, p.wholeHead(ctx, answers[0], by)
+		}
+		left := len(seen.gaps)
+		for _, a := range answers {
+			by.number++
+			by.mark = p.mark.Load() // a running sweep need not be shown it again
+			t, err := in.takeNow(ctx, a, by)
+			if err != nil {
+				return arrived, err
+			}
+			if len(seen.gaps) == gaps {
+				arrived += t.news
+			}
+			if len(seen.gaps) == left { // the others were asked for in vain
+				newest, oldest, step := p.detections(a)
+				seen.read(a, t.news, newest, oldest, step)
+			}
+		}
+		if err != nil {
+			return arrived, err
+		}
+	}
+	return arrived, nil
+}
+
+// headAsk asks for n pages from an offset on, side by side. Each begins in the
+// one before it: what arrives moves all of them down, and the order inside a
+// second changes. It returns those before the first that failed, and its error.
+func (p *Poller) headAsk(ctx context.Context, offset, n int) ([]*answer, error) {
+	answers, errs := make([]*answer, n), make([]error, n)
+	var under sync.WaitGroup
+	for i := range n {
 		p.beat(loopHeads, 0) // the sweep says when
-		if err := p.turns.head(ctx); err != nil {
-			return scan, err
+		if errs[i] = p.turns.head(ctx); errs[i] != nil {
+			break
 		}
 		p.beat(loopHeads, asking)
-		a, err := p.ask(ctx, cwp.Query{Sort: cwp.ByHeadTimeDesc, Offset: offset, Limit: p.kind.MaxLimit, Urgent: true})
+		under.Go(func() {
+			answers[i], errs[i] = p.ask(ctx, cwp.Query{
+				Sort: cwp.ByHeadTimeDesc, Offset: offset + i*p.kind.MaxLimit*3/4, Limit: p.kind.MaxLimit, Urgent: true,
+			})
+		})
+	}
+	under.Wait()
+	p.beat(loopHeads, working)
+	for i, err := range errs {
 		if err != nil {
-			return scan, err
-		}
-		p.beat(loopHeads, working)
-		if by.number == 1 && a.whole() && p.sweeping.TryLock() {
-			defer p.sweeping.Unlock()
-			return headScan{newest: endOfTime}, p.wholeHead(ctx, a, by)
-		}
-		by.mark = p.mark.Load() // a running sweep need not be shown it again
-		ch, err := in.take(ctx, a, by, nil)
-		if err != nil {
-			return scan, err
-		}
-		newest, oldest, step := p.detections(a)
-		if by.number == 1 {
-			scan.newest = newest
-		}
-		var t taken
-		select {
-		case t = <-ch:
-		case <-ctx.Done():
-			return scan, ctx.Err()
-		}
-		if t.err != nil {
-			return scan, t.err
-		}
-		scan.news += t.news
-		offset += step
-		switch {
-		case a.short:
-			return scan, nil
-		case t.news > 0 || oldest >= scan.back-headOverlap:
-		case before.next == 0:
-			return scan, nil
-		default: // what is new has moved down what the scan before did not reach
-			offset, scan.back, before.next = before.next+scan.news-p.kind.MaxLimit/4, before.back, 0
+			return answers[:i], err
 		}
 	}
-	scan.next = offset
-	if before.next > 0 {
-		scan.back = before.back
+	return answers, nil
+}
+
+// begin notes that the newest detections are to be read down to what was seen.
+func (h *headSeen) begin() {
+	if len(h.gaps) > 0 && h.gaps[0].from == endOfTime { // the scan before has read nothing
+		h.gaps = h.gaps[1:]
 	}
-	return scan, nil
+	top := gap{from: endOfTime, back: h.newest}
+	switch {
+	case h.newest == endOfTime:
+	case h.newest == noTime: // the list held nothing that says when
+		top.back = endOfTime
+	case len(h.gaps) > 0: // what was not read at all goes before what is read again
+		top.back--
+	default:
+		top.back -= headOverlap
+	}
+	for i := range h.gaps {
+		h.gaps[i].jump = true
+	}
+	h.gaps = slices.Insert(h.gaps, 0, top)
+	h.gaps = h.gaps[:min(len(h.gaps), maxGaps)]
+}
+
+// offset is where to ask next: a little before a gap whose place is not sure.
+func (h *headSeen) offset(limit int) int {
+	g := &h.gaps[0]
+	if g.jump {
+		return max(g.next-limit/4, 0)
+	}
+	return g.next
+}
+
+// pages is how many pages the first gap seems to have, at most headAtOnce.
+func (h *headSeen) pages() int {
+	g := &h.gaps[0]
+	if g.jump || g.from == endOfTime || g.back == endOfTime {
+		return 1
+	}
+	return int(max(1, min(1+(g.from-g.back)/max(h.span, 1), headAtOnce)))
+}
+
+// read notes what an answer has shown of the first gap.
+func (h *headSeen) read(a *answer, news int, newest, oldest int64, step int) {
+	for i := range h.gaps[1:] { // what is new has moved them down
+		h.gaps[1+i].next += news
+	}
+	g := &h.gaps[0]
+	if g.from == endOfTime {
+		h.newest = newest
+	}
+	h.span = newest - oldest
+	most := a.q.Limit / 4 // below its end: left over from what was read before
+	if g.back == endOfTime {
+		most = 0
+	}
+	switch {
+	case g.jump && newest < g.from && a.q.Offset > 0: // not so far down
+		g.next = max(a.q.Offset-a.q.Limit/2, 0)
+	case a.short:
+		h.gaps = nil
+	case g.jump && oldest > g.from: // farther down
+		g.next = a.q.Offset + step + a.q.Limit/4
+	case oldest >= g.back && g.back != endOfTime, news > most:
+		g.next, g.from, g.jump = a.q.Offset+step, oldest, false
+		if len(h.gaps) > 1 && oldest <= h.gaps[1].from { // and into the next one
+			g.back = h.gaps[1].back
+			h.gaps = slices.Delete(h.gaps, 1, 2)
+		}
+	default:
+		h.gaps = h.gaps[1:]
+	}
 }
 
 // detections are the first and the last second of detection of an answer of a

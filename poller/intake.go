@@ -209,6 +209,20 @@ func (in *intake) take(ctx context.Context, a *answer, by origin, owns func(int6
 	return j.done, in.send(ctx, j)
 }
 
+// takeNow hands an answer to the intake and waits for what becomes of it.
+func (in *intake) takeNow(ctx context.Context, a *answer, by origin) (taken, error) {
+	ch, err := in.take(ctx, a, by, nil)
+	if err != nil {
+		return taken{}, err
+	}
+	select {
+	case t := <-ch:
+		return t, t.err
+	case <-ctx.Done():
+		return taken{}, ctx.Err()
+	}
+}
+
 // do runs f where the set may be asked and stored. Once it has returned an
 // error f may still run: what f writes must not be looked at then.
 func (in *intake) do(ctx context.Context, f func() error) error {
