@@ -9,6 +9,7 @@ import (
 	gc "runtime/metrics"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // tuneMemory fits the garbage collector to this program: much passes through a
@@ -22,9 +23,13 @@ func tuneMemory(environ []string) {
 		}
 	}
 	if env("GOGC") == "" {
-		afterCollection()
+		afterCollection(time.Time{}, func() { go debug.FreeOSMemory() }) // it collects, which must not be waited for here
 	}
 }
+
+// seldom is the time between two collections from which on there is little to
+// do: where nothing else does, the runtime begins one every two minutes.
+const seldom = time.Minute
 
 // garbageBeside is how many bytes of garbage may gather beside so many that are
 // alive: enough that collections are few, not so much that it shows. Both
@@ -34,16 +39,21 @@ func garbageBeside(alive uint64) uint64 {
 	return max(min(2*alive, most, both-min(alive, both)), least, alive/8)
 }
 
-// afterCollection sets the goal for the next collection, and comes again after
-// that.
-func afterCollection() {
+// afterCollection sets the goal for the next collection, has memory given back
+// that nothing needs for now when the last collection was long ago, and comes
+// again after the next one.
+func afterCollection(last time.Time, giveBack func()) {
 	sample := []gc.Sample{{Name: "/gc/heap/live:bytes"}}
 	gc.Read(sample)
 	if alive := max(sample[0].Value.Uint64(), 1<<20); sample[0].Value.Kind() == gc.KindUint64 {
 		debug.SetGCPercent(int(100 * garbageBeside(alive) / alive)) //nolint:gosec // at most 1200
 	}
+	now := time.Now()
 	sentinel := new([16]byte) // nobody holds it: it goes with the next collection
-	runtime.AddCleanup(sentinel, func(struct{}) { afterCollection() }, struct{}{})
+	runtime.AddCleanup(sentinel, func(struct{}) { afterCollection(now, giveBack) }, struct{}{})
+	if !last.IsZero() && now.Sub(last) >= seldom {
+		giveBack()
+	}
 }
 
 // cgroupLimit is the bytes of memory that the groups of this process may use,

@@ -4,7 +4,10 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"testing"
+	"time"
 )
 
 func TestCgroupLimit(t *testing.T) {
@@ -58,6 +61,35 @@ func TestGarbageIsBounded(t *testing.T) {
 	for alive, most := range map[uint64]uint64{0: 16 * mib, 4 * mib: 16 * mib, 16 * mib: 48 * mib, 32 * mib: 60 * mib, 48 * mib: 60 * mib, 60 * mib: 72 * mib, 380 * mib: 430 * mib} {
 		if got := alive + garbageBeside(alive); got > most {
 			t.Errorf("%d MiB alive grow to %d, want at most %d", alive/mib, got/mib, most/mib)
+		}
+	}
+}
+
+func TestMemoryIsGivenBackWhenIdle(t *testing.T) {
+	for name, tc := range map[string]struct {
+		last time.Time
+		want bool
+	}{
+		"at the start":      {want: false},
+		"busy":              {last: time.Now().Add(-time.Second), want: false},
+		"with little to do": {last: time.Now().Add(-2 * time.Minute), want: true},
+	} {
+		given := false
+		afterCollection(tc.last, func() { given = true })
+		if given != tc.want {
+			t.Errorf("%s: given back: %v", name, given)
+		}
+	}
+}
+
+// The goal is set after each collection, not after the first only.
+func TestEachCollectionIsFollowed(t *testing.T) {
+	afterCollection(time.Time{}, func() {})
+	defer debug.SetGCPercent(100)
+	for range 3 {
+		const before = 777
+		for debug.SetGCPercent(before); debug.SetGCPercent(before) == before; runtime.Gosched() {
+			runtime.GC()
 		}
 	}
 }
