@@ -117,11 +117,15 @@ func (d *destination) setManners(m manners) {
 	d.manners = m
 }
 
-// setDown makes the destination refuse every request, or serve again.
+// setDown makes the destination refuse every request, or serve again. What
+// waits to be confirmed when it goes down comes again: nobody can ask about it.
 func (d *destination) setDown(down bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.down = down
+	if down && d.late {
+		d.excuse(d.inFlight())
+	}
 }
 
 // count is how many records came.
