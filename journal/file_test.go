@@ -270,6 +270,40 @@ func TestDamagedRecordIsLeftOutAndCounted(t *testing.T) {
 	}
 }
 
+// A row that holds many records and says that it holds one is found by its
+// checksum, and every one of them is counted.
+func TestDamagedCountOfARowIsCountedRight(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, config(dir), sinks(journal.SinkRule{Name: "soc"}))
+	if err := errors.Join(fill(t, f, 0, 3, 3000), fillAtOnce(t, f, 3, 20, 3000), fill(t, f, 23, 150, 300_000)); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "journal.db")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The mark of such a row, a checksum (4), a time in ms (8), the count.
+	rows := 0
+	for i := range len(text) - 14 {
+		if row := text[i : i+14]; row[0] == 0x1d && bytes.HasPrefix(row[5:], []byte{0, 0, 1}) && row[13] == 20 {
+			alter(t, path, string(row), string(row[:13])+"\x01")
+			rows++
+		}
+	}
+	if rows == 0 {
+		t.Fatal("no row of 20 records was found")
+	}
+	recs, err := f.Read(t.Context(), 0, 5, 0)
+	if err != nil || len(recs) != 5 || recs[2].Seq != 3 || recs[3].Seq != 24 {
+		t.Fatalf("%d records, %v, want 1 to 3, and on from 24", len(recs), err)
+	}
+	st, err := f.Status(t.Context())
+	if err != nil || st.Damaged != 20 || len(st.Gaps) != 1 || st.Gaps[0].Range != (journal.Range{First: 4, Last: 23}) || st.Gaps[0].Records != 20 {
+		t.Errorf("status %+v, %v", st, err)
+	}
+}
+
 func BenchmarkAppend(b *testing.B) {
 	f := open(b, config(b.TempDir()), journal.Options{})
 	l := lease(b, f, "source/prod/risk_process")
