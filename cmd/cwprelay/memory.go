@@ -23,13 +23,40 @@ func tuneMemory(environ []string) {
 		}
 	}
 	if env("GOGC") == "" {
-		afterCollection(time.Time{}, func() { go debug.FreeOSMemory() }) // it collects, which must not be waited for here
+		afterCollection()
+	}
+	go giveBack()
+}
+
+// giveBack returns memory to the system that a sweep or a burst needed, soon
+// after it: the runtime keeps what was freed, and collects every two minutes
+// only where little is allocated.
+func giveBack() {
+	var was uint64
+	for range time.Tick(10 * time.Second) {
+		samples := []gc.Sample{
+			{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"},
+			{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+		}
+		gc.Read(samples)
+		var n [4]uint64
+		for i := range samples {
+			if samples[i].Value.Kind() == gc.KindUint64 {
+				n[i] = samples[i].Value.Uint64()
+			}
+		}
+		if worthGivingBack(n[0]-was, n[2]-min(n[1], n[2])+n[3]) {
+			debug.FreeOSMemory()
+		}
+		was = n[0]
 	}
 }
 
-// seldom is the time between two collections from which on there is little to
-// do: where nothing else does, the runtime begins one every two minutes.
-const seldom = time.Minute
+// worthGivingBack says so where little was allocated in the last ten seconds
+// and much is held that nothing needs: garbage, and what is free.
+func worthGivingBack(allocated, unneeded uint64) bool {
+	return allocated < 2<<20 && unneeded > 6<<20
+}
 
 // garbageBeside is how many bytes of garbage may gather beside so many that are
 // alive: enough that collections are few, not so much that it shows. Both
@@ -39,21 +66,16 @@ func garbageBeside(alive uint64) uint64 {
 	return max(min(2*alive, most, both-min(alive, both)), least, alive/8)
 }
 
-// afterCollection sets the goal for the next collection, has memory given back
-// that nothing needs for now when the last collection was long ago, and comes
-// again after the next one.
-func afterCollection(last time.Time, giveBack func()) {
+// afterCollection sets the goal for the next collection, and comes again after
+// that.
+func afterCollection() {
 	sample := []gc.Sample{{Name: "/gc/heap/live:bytes"}}
 	gc.Read(sample)
 	if alive := max(sample[0].Value.Uint64(), 1<<20); sample[0].Value.Kind() == gc.KindUint64 {
 		debug.SetGCPercent(int(100 * garbageBeside(alive) / alive)) //nolint:gosec // at most 1200
 	}
-	now := time.Now()
 	sentinel := new([16]byte) // nobody holds it: it goes with the next collection
-	runtime.AddCleanup(sentinel, func(struct{}) { afterCollection(now, giveBack) }, struct{}{})
-	if !last.IsZero() && now.Sub(last) >= seldom {
-		giveBack()
-	}
+	runtime.AddCleanup(sentinel, func(struct{}) { afterCollection() }, struct{}{})
 }
 
 // cgroupLimit is the bytes of memory that the groups of this process may use,

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"testing"
-	"time"
 )
 
 func TestCgroupLimit(t *testing.T) {
@@ -66,25 +65,25 @@ func TestGarbageIsBounded(t *testing.T) {
 }
 
 func TestMemoryIsGivenBackWhenIdle(t *testing.T) {
+	const mib = 1 << 20
 	for name, tc := range map[string]struct {
-		last time.Time
-		want bool
+		allocated, unneeded uint64
+		want                bool
 	}{
-		"at the start":      {want: false},
-		"busy":              {last: time.Now().Add(-time.Second), want: false},
-		"with little to do": {last: time.Now().Add(-2 * time.Minute), want: true},
+		"in a sweep":      {40 * mib, 30 * mib, false},
+		"after a sweep":   {mib, 15 * mib, true},
+		"it is done":      {mib, 2 * mib, false},
+		"a head scan ran": {mib * 3 / 2, 7 * mib, true},
 	} {
-		given := false
-		afterCollection(tc.last, func() { given = true })
-		if given != tc.want {
-			t.Errorf("%s: given back: %v", name, given)
+		if got := worthGivingBack(tc.allocated, tc.unneeded); got != tc.want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }
 
 // The goal is set after each collection, not after the first only.
 func TestEachCollectionIsFollowed(t *testing.T) {
-	afterCollection(time.Time{}, func() {})
+	afterCollection()
 	defer debug.SetGCPercent(100)
 	for range 3 {
 		const before = 777
