@@ -180,27 +180,64 @@ func TestFullJournalPausesAndGoesOn(t *testing.T) {
 }
 
 func TestSinkThatMaySkipLosesItsOldestAndAGapSaysSo(t *testing.T) {
+	const n = 3000
+	for _, row := range []int{1, 30} { // records in a row of the file: they go together
+		t.Run(fmt.Sprintf("rows of %d", row), func(t *testing.T) {
+			cfg := config(t.TempDir())
+			cfg.MaxBytes = 1 << 20
+			f := open(t, cfg, sinks(journal.SinkRule{Name: "lossy", OnFull: journal.OnFullSkip}))
+			for from := 0; from < n; from += row {
+				if err := fillAtOnce(t, f, from, row, 1000); err != nil {
+					t.Fatal(err)
+				}
+			}
+			st, err := f.Status(t.Context())
+			if err != nil || len(st.Gaps) == 0 {
+				t.Fatalf("status %+v, %v", st, err)
+			}
+			lost := 0
+			for _, g := range st.Gaps {
+				lost += g.Records
+			}
+			cursor, err := f.Cursor(t.Context(), "lossy")
+			if err != nil || int(cursor.Seq) != lost || st.First != cursor.Seq+1 {
+				t.Errorf("cursor %+v, %d lost, first kept %d, %v", cursor, lost, st.First, err)
+			}
+			if lost+st.Records != n {
+				t.Errorf("%d lost and %d kept of %d", lost, st.Records, n)
+			}
+			recs, err := f.Read(t.Context(), 0, n, 0)
+			if err != nil || len(recs) != st.Records {
+				t.Errorf("%d records can be read, %v, want %d", len(recs), err, st.Records)
+			}
+		})
+	}
+}
+
+// Of a row that one sink has in part and that another may skip nothing goes.
+func TestSkippingStopsAtARowThatASinkHasInPart(t *testing.T) {
 	cfg := config(t.TempDir())
 	cfg.MaxBytes = 1 << 20
-	f := open(t, cfg, sinks(journal.SinkRule{Name: "lossy", OnFull: journal.OnFullSkip}))
-	const n = 3000
-	if err := fill(t, f, 0, n, 1000); err != nil {
+	f := open(t, cfg, sinks(journal.SinkRule{Name: "careful"}, journal.SinkRule{Name: "lossy", OnFull: journal.OnFullSkip}))
+	err := fillAtOnce(t, f, 0, 30, 1000)
+	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := f.Status(t.Context())
-	if err != nil || len(st.Gaps) == 0 {
-		t.Fatalf("status %+v, %v", st, err)
+	settle(t, f, journal.Settlement{Sink: "careful", Cursor: journal.Cursor{Seq: 15}})
+	for from := 30; err == nil && from < 3000; from += 30 {
+		err = fillAtOnce(t, f, from, 30, 1000)
 	}
-	lost := 0
-	for _, g := range st.Gaps {
-		lost += g.Records
+	if full, ok := errors.AsType[*journal.FullError](err); !ok || full.Sink != "careful" {
+		t.Errorf("error %v, want that careful holds the oldest records", err)
 	}
-	cursor, err := f.Cursor(t.Context(), "lossy")
-	if err != nil || int(cursor.Seq) != lost || st.First != cursor.Seq+1 {
-		t.Errorf("cursor %+v, %d lost, first kept %d, %v", cursor, lost, st.First, err)
+	recs, err := f.Read(t.Context(), 15, 1, 0)
+	if err != nil || len(recs) != 1 || recs[0].Seq != 16 {
+		t.Errorf("records %v, %v, want number 16", recs, err)
 	}
-	if lost+st.Records != n {
-		t.Errorf("%d lost and %d kept of %d", lost, st.Records, n)
+	for _, g := range status(t, f).Gaps {
+		if g.Sink == "careful" {
+			t.Errorf("gap %+v", g)
+		}
 	}
 }
 
