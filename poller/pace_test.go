@@ -10,6 +10,7 @@ import (
 
 	"github.com/cwprelay/cwprelay/cwp"
 	"github.com/cwprelay/cwprelay/cwp/emulator"
+	"github.com/cwprelay/cwprelay/journal"
 	"github.com/cwprelay/cwprelay/poller"
 )
 
@@ -241,4 +242,34 @@ func flow(t *testing.T, f flowing) (delays []time.Duration) {
 	})
 	slices.Sort(delays)
 	return delays
+}
+
+// TestHeadScanCertifiesTheWholeListOnly polls a list that one page holds, and
+// one that it does not hold, with a single sweep at the beginning.
+func TestHeadScanCertifiesTheWholeListOnly(t *testing.T) {
+	t.Parallel()
+	for events, whole := range map[int]bool{50: true, 300: false} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, 1, 0)
+			r.spread(events)
+			r.opt.Config.PollInterval, r.opt.Config.SweepInterval = 2*time.Second, time.Hour
+			p, err := poller.New(r.opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := p.Run(ctx); err != nil {
+				t.Fatal(err)
+			}
+			certs, err := r.file.Certificates(context.WithoutCancel(t.Context()), "prod", "risk_process", 100)
+			if err != nil || len(certs) == 0 {
+				t.Fatalf("%d certificates, %v", len(certs), err)
+			}
+			heads := slices.DeleteFunc(certs, func(c journal.Certificate) bool { return c.Method != "whole" })
+			if (len(heads) > 0) != whole {
+				t.Errorf("%d events: %d certificates by head scans", events, len(heads))
+			}
+		})
+	}
 }

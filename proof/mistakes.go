@@ -29,7 +29,7 @@ func mutations() []mutation {
 		{"what was stored is not remembered until the next start", "crash", []edit{
 			{"poller/intake.go", "		in.set.Put(sight, p.changes[i].State, p.at[i])", "		_ = sight"},
 		}},
-		{"a second that does not fit one answer is not collected", "network", []edit{
+		{"a second that does not fit one answer is not collected", "./poller TestCertifiedSweepsMissNothing", []edit{
 			{"poller/sweep.go", "			if crowded := cursor; p.owns(crowded) {", "			if crowded := cursor; false && p.owns(crowded) {"},
 		}},
 		{"a sweep ends after its fifth answer", "./poller TestCountThatAgreesEndsNoSweep", []edit{
@@ -53,8 +53,8 @@ func mutations() []mutation {
 			{"poller/check.go", "		if int64(len(a.rows)) != due {", "		if int64(len(a.rows)) > due {"},
 			{"poller/count.go", "		if int64(n) >= min(s.cert.TotalBefore, total) {", "		if n > 0 {"},
 		}},
-		{"the first page of a head scan counts as the whole list", "crash", []edit{
-			{"poller/head.go", "if by.number == 1 && a.whole() && p.sweeping.TryLock() {", "if by.number == 1 && p.sweeping.TryLock() {"},
+		{"the first page of a head scan counts as the whole list", "./poller TestHeadScanCertifiesTheWholeListOnly", []edit{
+			{"poller/head.go", "if by.number == 0 && len(answers) > 0 && answers[0].whole() && p.sweeping.TryLock() {", "if by.number == 0 && len(answers) > 0 && p.sweeping.TryLock() {"},
 		}},
 		{"an error of the API ends a sweep as if the list ended", "./poller TestCertifiedSweepsMissNothing", []edit{
 			{"poller/ask.go", "			p.failed(err)\n			return nil, err", "			p.failed(err)\n			return p.answer(&cwp.Page{HasTotal: true, SentAt: time.Now(), ReceivedAt: time.Now()}, q), nil"},
@@ -100,6 +100,12 @@ func mutations() []mutation {
 		}},
 		{"what a replay still needs is trimmed", "./journal TestOldRecordsAreTrimmedOnceEverySinkAndReplayHasPassedThem", []edit{
 			{"journal/write.go", "				low = min(low, r.After)\n", "				_ = min(low, r.After)\n"},
+		}},
+		{"a damaged row counts as many records as it says itself", "./journal TestDamagedCountOfARowIsCountedRight", []edit{
+			{"journal/read.go", "	if len(row) == 0 || row[0] != rowRecord {\n		r.First = last - min(last, runRecords) + 1", "	if r.First = firstSeq(key, row); false {\n		r.First = last - min(last, runRecords) + 1"},
+		}},
+		{"head scans do not come back to what they had no time for", "./poller TestBurstIsSeenSoon", []edit{
+			{"poller/head.go", "	seen.begin()\n", "	seen.gaps = nil\n	seen.begin()\n"},
 		}},
 		{"what a full journal skips is not noted", "./journal TestSinkThatMaySkipLosesItsOldestAndAGapSaysSo", []edit{
 			{"journal/write.go", "			if err := f.addGap(tx, gap); err != nil {", "			if err := error(nil); err != nil && gap.Records < 0 {"},
