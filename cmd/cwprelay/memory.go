@@ -35,8 +35,10 @@ func giveBack() {
 	var was uint64
 	for range time.Tick(10 * time.Second) {
 		samples := []gc.Sample{
-			{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"},
-			{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+			{Name: "/gc/heap/allocs:bytes"},
+			{Name: "/gc/heap/live:bytes"},
+			{Name: "/memory/classes/heap/objects:bytes"},
+			{Name: "/memory/classes/heap/free:bytes"},
 		}
 		gc.Read(samples)
 		var n [4]uint64

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"testing"
+	"time"
 )
 
 func TestCgroupLimit(t *testing.T) {
@@ -85,9 +86,13 @@ func TestMemoryIsGivenBackWhenIdle(t *testing.T) {
 func TestEachCollectionIsFollowed(t *testing.T) {
 	afterCollection()
 	defer debug.SetGCPercent(100)
-	for range 3 {
-		const before = 777
-		for debug.SetGCPercent(before); debug.SetGCPercent(before) == before; runtime.Gosched() {
+	const before = 777 // percent, until the goal is set anew
+	for n := range 3 {
+		debug.SetGCPercent(before)
+		for deadline := time.Now().Add(time.Minute); debug.SetGCPercent(before) == before; runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Fatalf("not after collection %d", n+1)
+			}
 			runtime.GC()
 		}
 	}
