@@ -48,8 +48,8 @@ func (p *Poller) heads(ctx context.Context, in *intake) error {
 		}
 		if pages > 0 && status.Full == "" {
 			// An error was told where it happened; the next scan tries again.
-			arrived, _ := p.head(ctx, in, pages, &seen)
-			pause = p.headPause(pause, arrived, len(seen.gaps) > 0)
+			arrived, err := p.head(ctx, in, pages, &seen)
+			pause = p.headPause(pause, arrived, err == nil && len(seen.gaps) > 0)
 		}
 		p.beat(loopHeads, pause+working)
 		if err := sleep(ctx, pause-time.Since(began)); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -272,4 +273,42 @@ func TestHeadScanCertifiesTheWholeListOnly(t *testing.T) {
 			}
 		})
 	}
+}
+
+// refusing refuses head scans, and counts them.
+type refusing struct {
+	poller.API
+	asked *atomic.Int64
+}
+
+func (r refusing) List(ctx context.Context, q cwp.Query) (*cwp.Page, error) {
+	if q.Sort == cwp.ByHeadTimeDesc {
+		r.asked.Add(1)
+		return nil, &cwp.Error{Class: cwp.ClassRequest, Code: "InvalidParameter", Message: "no such order"}
+	}
+	return r.API.List(ctx, q)
+}
+
+// What is left to read does not make head scans come sooner where they fail.
+func TestRefusedHeadScansAreNotHurried(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, 0)
+		r.spread(500)
+		var asked atomic.Int64
+		r.opt.API = refusing{r.api, &asked}
+		p, err := poller.New(r.opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const scans = 20
+		ctx, cancel := context.WithTimeout(t.Context(), scans*r.opt.Config.PollInterval)
+		defer cancel()
+		if err := p.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if n := asked.Load(); n < scans-2 || n > scans+1 {
+			t.Errorf("asked %d times in %d poll intervals", n, scans)
+		}
+	})
 }
