@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,8 +28,9 @@ import (
 	"github.com/cwprelay/cwprelay/sinks/syslog/syslogtest"
 )
 
-// batch is the most records of one attempt, and window how many requests to a
-// destination with acknowledgement may wait for it: what is in flight.
+// batch is the most records of one attempt unless a rig says otherwise, and
+// window how many requests to a destination with acknowledgement may wait for
+// it: what is in flight.
 const (
 	batch  = 100
 	window = 4
@@ -43,6 +45,7 @@ type destination struct {
 	index   int    // in the ledger
 	ledger  *ledger
 	window  int  // requests that may be in flight at once
+	batch   int  // records of one of them at most
 	late    bool // what was answered is in flight until it is confirmed
 	loose   bool // keeps no order of the records of one event
 
@@ -164,7 +167,7 @@ func (d *destination) inFlight() int {
 			n += r
 		}
 	}
-	return min(n, d.window*batch)
+	return min(n, d.window*d.batch)
 }
 
 // request notes that one request brought n records. Of a destination that
@@ -228,7 +231,7 @@ func (d *destination) handler(next http.Handler) http.Handler {
 			// also those whose confirmation is lost.
 			if fate == "lose" || answer.Code >= http.StatusBadRequest {
 				if d.late {
-					n = d.window * batch
+					n = d.window * d.batch
 				}
 				d.excuse(n)
 			}
@@ -292,7 +295,7 @@ func everyKind(ctx context.Context, l *ledger, dir string, cfg rigConfig) ([]*de
 		openHEC(cfg.endless), openKafka(ctx, cfg), openElastic(cfg.endless), openRELP, openStream, openWebhook(cfg.endless), openFile(filepath.Join(dir, "archive.jsonl"), cfg.endless),
 	} {
 		d := &destination{
-			ledger: l, window: 1, faults: map[string]int{}, random: rand.New(rand.NewPCG(l.e.Seed, uint64(100+i))),
+			ledger: l, window: 1, batch: cmp.Or(cfg.batch, batch), faults: map[string]int{}, random: rand.New(rand.NewPCG(l.e.Seed, uint64(100+i))),
 			catchUp: func() error { return nil }, open: func() int { return 0 }, close: func() {},
 		}
 		err := open(d)
@@ -340,8 +343,8 @@ func openHEC(endless bool) func(*destination) error {
 			switch draw := d.random.Float64(); {
 			case draw < d.manners.restart:
 				d.faults["restart"]++
-				collector.Restart()        // with what was not indexed yet
-				d.excuse(d.window * batch) // and of what was it will never say so
+				collector.Restart()          // with what was not indexed yet
+				d.excuse(d.window * d.batch) // and of what was it will never say so
 			case draw < 2*d.manners.restart && !strings.HasSuffix(r.URL.Path, "/ack"):
 				d.faults["never confirmed"]++
 				collector.Next(hectest.NeverAck())
@@ -391,7 +394,7 @@ func openKafka(ctx context.Context, cfg rigConfig) func(*destination) error {
 					d.faults[fate]++
 				}
 				if hit && fate == "lose" {
-					d.excuse(batch)
+					d.excuse(d.batch)
 				}
 				return hit
 			}
@@ -600,12 +603,12 @@ func (d *destination) listen(name, config string, relp bool) error {
 				return syslogtest.Lost
 			case "reset":
 				if relp {
-					d.excuse(batch) // answers to what came before may be lost with it
+					d.excuse(d.batch) // answers to what came before may be lost with it
 					return ""
 				}
 				return syslogtest.Lost
 			case "lose":
-				d.excuse(batch) // a stream was taken all the same
+				d.excuse(d.batch) // a stream was taken all the same
 				return ""
 			case "slow":
 				time.Sleep(20 * time.Millisecond)

@@ -294,7 +294,7 @@ func (r *rig) failures(ctx context.Context) error {
 			}
 		}
 		d.mu.Lock()
-		d.excuse(failed * batch)
+		d.excuse(failed * d.batch)
 		d.faults["attempts that failed"] = failed
 		d.mu.Unlock()
 	}
