@@ -33,6 +33,7 @@ type model struct {
 // A machine does the same to a journal and to its model.
 type machine struct {
 	tb    testing.TB
+	root  string // of the directories of this history
 	dir   string
 	f     *journal.File
 	m     model
@@ -179,7 +180,10 @@ func (s *machine) Crash(t *rapid.T) {
 	if err := s.f.Close(); err != nil { // only to let go of it
 		t.Fatal(err)
 	}
-	dir := s.tb.(*testing.T).TempDir()
+	dir, err := os.MkdirTemp(s.root, "")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "journal.db"), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +269,9 @@ func TestHoldsWhatItsModelHolds(t *testing.T) {
 			states: map[string]uint64{}, cursors: map[string]journal.Cursor{}, memos: map[string]string{},
 			dead: map[string]map[uint64]int{"a": {}, "b": {}}, replay: map[string]journal.Replay{},
 		}}
-		s.reopen(t.TempDir())
+		s.root = t.TempDir()
+		rt.Cleanup(func() { _ = os.RemoveAll(s.root) }) // there may be ten thousand
+		s.reopen(s.root)
 		rt.Repeat(map[string]func(*rapid.T){
 			"append": s.Append, "forget": s.Forget, "settle": s.Settle, "settle again": s.Settle, "restart": s.Restart, "crash": s.Crash, "": s.Check,
 		})
