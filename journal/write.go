@@ -148,7 +148,14 @@ func (f *File) run(group []*op) {
 		}
 	}
 	if err != nil && !isDiskFull(err) {
-		f.rescue(err) // before anybody is told: who repeats must find the copy
+		if f.Err() == nil {
+			f.rescue(err) // before anybody is told: who repeats must find the copy
+		}
+		// Without a copy nobody must take for stored what can still be seen of
+		// the failed commit.
+		if dead := f.Err(); dead != nil {
+			err = dead
+		}
 	}
 	f.answer(group, err)
 }
