@@ -101,6 +101,9 @@ func mutations() []mutation {
 		{"what a replay still needs is trimmed", "./journal TestOldRecordsAreTrimmedOnceEverySinkAndReplayHasPassedThem", []edit{
 			{"journal/write.go", "				low = min(low, r.After)\n", "				_ = min(low, r.After)\n"},
 		}},
+		{"a journal that is dead tells of the failed commit alone", "./journal TestWhoWaitsIsToldThatTheJournalIsDead", []edit{
+			{"journal/write.go", "		if dead := f.Err(); dead != nil {\n			err = dead\n		}\n", ""},
+		}},
 		{"a damaged row counts as many records as it says itself", "./journal TestDamagedCountOfARowIsCountedRight", []edit{
 			{"journal/read.go", "	if len(row) == 0 || row[0] != rowRecord {\n		r.First = last - min(last, runRecords) + 1", "	if r.First = firstSeq(key, row); false {\n		r.First = last - min(last, runRecords) + 1"},
 		}},
