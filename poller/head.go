@@ -137,20 +137,20 @@ func (p *Poller) head(ctx context.Context, in *intake, pages int, seen *headSeen
 // second changes. It returns those before the first that failed, and its error.
 func (p *Poller) headAsk(ctx context.Context, offset, n int) ([]*answer, error) {
 	answers, errs := make([]*answer, n), make([]error, n)
-	var under sync.WaitGroup
+	var requests sync.WaitGroup
 	for i := range n {
 		p.beat(loopHeads, 0) // the sweep says when
 		if errs[i] = p.turns.head(ctx); errs[i] != nil {
 			break
 		}
 		p.beat(loopHeads, asking)
-		under.Go(func() {
+		requests.Go(func() {
 			answers[i], errs[i] = p.ask(ctx, cwp.Query{
 				Sort: cwp.ByHeadTimeDesc, Offset: offset + i*p.kind.MaxLimit*3/4, Limit: p.kind.MaxLimit, Urgent: true,
 			})
 		})
 	}
-	under.Wait()
+	requests.Wait()
 	p.beat(loopHeads, working)
 	for i, err := range errs {
 		if err != nil {
@@ -221,7 +221,7 @@ func (h *headSeen) read(a *answer, news int, newest, oldest int64, step int) {
 		h.gaps = nil
 	case g.jump && oldest > g.from: // farther down
 		g.next = a.q.Offset + step + a.q.Limit/4
-	case oldest >= g.back && g.back != endOfTime, news > most:
+	case oldest >= g.back, news > most:
 		g.next, g.from, g.jump = a.q.Offset+step, oldest, false
 		if len(h.gaps) > 1 && oldest <= h.gaps[1].from { // and into the next one
 			g.back = h.gaps[1].back

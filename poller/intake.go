@@ -215,6 +215,11 @@ func (in *intake) takeNow(ctx context.Context, a *answer, by origin) (taken, err
 	if err != nil {
 		return taken{}, err
 	}
+	return await(ctx, ch)
+}
+
+// await waits for what becomes of a job; its error is the job's, or ctx's.
+func await(ctx context.Context, ch <-chan taken) (taken, error) {
 	select {
 	case t := <-ch:
 		return t, t.err
@@ -230,12 +235,8 @@ func (in *intake) do(ctx context.Context, f func() error) error {
 	if err := in.send(ctx, j); err != nil {
 		return err
 	}
-	select {
-	case t := <-j.done:
-		return t.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	_, err := await(ctx, j.done)
+	return err
 }
 
 func (in *intake) send(ctx context.Context, j job) error {

@@ -158,14 +158,9 @@ func (s *sweep) wait(ctx context.Context, done []<-chan taken) error {
 }
 
 func (s *sweep) settle(ctx context.Context, ch <-chan taken, stale map[int64]bool) error {
-	var t taken
-	select {
-	case t = <-ch:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if t.err != nil {
-		return t.err
+	t, err := await(ctx, ch)
+	if err != nil {
+		return err
 	}
 	for _, second := range t.stale {
 		stale[second] = true
