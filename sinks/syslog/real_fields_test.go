@@ -95,7 +95,7 @@ func TestRealServersReadEveryField(t *testing.T) {
 			if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil { // it writes what it has
 				t.Fatal(err)
 			}
-			_ = s.cmd.Wait()
+			<-s.over
 			text, err := os.ReadFile(filepath.Join(s.dir, "out"))
 			if err != nil {
 				t.Fatal(err)

@@ -33,6 +33,7 @@ type server struct {
 	port string
 	args []string
 	cmd  *exec.Cmd
+	over chan struct{} // closed when the process has ended
 }
 
 // rsyslogd returns the program and where its modules are.
@@ -73,6 +74,11 @@ func (s *server) start() {
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
+	s.over = make(chan struct{})
+	go func(cmd *exec.Cmd, over chan struct{}) {
+		_ = cmd.Wait()
+		close(over)
+	}(s.cmd, s.over)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		c, err := net.Dial("tcp", "127.0.0.1:"+s.port)
 		if err == nil {
@@ -87,10 +93,8 @@ func (s *server) start() {
 }
 
 func (s *server) kill() {
-	if s.cmd.ProcessState == nil {
-		_ = s.cmd.Process.Kill()
-		_ = s.cmd.Wait()
-	}
+	_ = s.cmd.Process.Kill()
+	<-s.over
 }
 
 // written counts the messages that the server's file has, by event id.
@@ -225,8 +229,10 @@ func TestRealServers(t *testing.T) {
 			s := open(t, cfg)
 			confirmed := map[string]bool{}
 			const size = 200
+			killed := false // or about to be
 			for n := range 24 {
 				if n%6 == 2 { // in the middle of a batch, as far as one can tell
+					killed = true
 					kill := time.AfterFunc(time.Duration(n)*time.Millisecond, func() { _ = srv.cmd.Process.Kill() })
 					defer kill.Stop()
 				}
@@ -244,10 +250,10 @@ func TestRealServers(t *testing.T) {
 					case err == nil:
 					case time.Now().After(deadline):
 						t.Fatalf("batch %d is not accepted: %v", n, err)
-					case srv.gone():
+					case killed:
+						<-srv.over
 						srv.start()
-					default: // a process that is killed closes its sockets a moment before it has ended
-						time.Sleep(5 * time.Millisecond)
+						killed = false
 					}
 				}
 			}
@@ -273,17 +279,6 @@ func TestRealServers(t *testing.T) {
 			}
 		})
 	}
-}
-
-// gone reports whether the process has ended.
-func (s *server) gone() bool {
-	var status syscall.WaitStatus
-	if pid, err := syscall.Wait4(s.cmd.Process.Pid, &status, syscall.WNOHANG, nil); err == nil && pid == s.cmd.Process.Pid {
-		return true
-	} else if err != nil {
-		return true
-	}
-	return false
 }
 
 // rest notes what was accepted and returns what was not.
