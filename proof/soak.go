@@ -104,7 +104,8 @@ func soak(ctx context.Context, e *evidence) error {
 	if code := d.terminate(); code != 0 {
 		e.broke("the daemon ended with code %d after SIGTERM; its log is %s", code, r.logs.path)
 	}
-	if err := r.ended(); err != nil {
+	// What a sweep found between the last look and the end is in the journal.
+	if err := errors.Join(r.ended(), r.settle(ctx)); err != nil {
 		return err
 	}
 	e.did("ran the built binary for %s with %d sources of %d events each, whose status changed %d times a second in all; a few events came and went", duration, len(r.sources), soakEvents, rate)
