@@ -139,6 +139,33 @@ func TestReplayGoesOnAfterARestartAndSurvivesFailures(t *testing.T) {
 	})
 }
 
+func TestReplayedRecordThatIsReadAgainIsStillMarked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 25)...)
+		var fails atomic.Int64
+		d := &dest{answer: simply(func(int, []uint64) error {
+			if fails.Add(-1) >= 0 {
+				return errNetwork
+			}
+			return nil
+		})}
+		var replayed []uint64
+		// A sink with a window: what it sends is not held in memory meanwhile.
+		r := start(t, j, d, func(o *delivery.Options) { o.Sink = windowed{marked{d, &replayed}, 1} })
+		after(time.Minute)
+		fails.Store(2)
+		if err := r.w.Replay(t.Context(), 5); err != nil {
+			t.Fatal(err)
+		}
+		after(time.Minute)
+		if diff := cmp.Diff(span(5, 25), replayed); diff != "" {
+			t.Errorf("marked as replayed (-want +got):\n%s", diff)
+		}
+		r.close()
+	})
+}
+
 func TestReplayedRecordThatIsRefusedIsBuried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newMemory()

@@ -5,6 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/cwprelay/cwprelay/event"
 	"github.com/cwprelay/cwprelay/format"
 )
@@ -98,15 +101,21 @@ func TestWrongConditionsAreExplained(t *testing.T) {
 }
 
 func TestFailingConditionLetsTheRecordPass(t *testing.T) {
-	w, err := New(Options{Name: "soc", Config: Config{When: `virus_tags[5] == "x"`}})
+	core, logs := observer.New(zap.WarnLevel)
+	w, err := New(Options{Name: "soc", Log: zap.New(core), Config: Config{When: `virus_tags[5] == "x"`}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !w.wants(miner(nil)) {
-		t.Error("refused")
+	for range 3 {
+		if !w.wants(miner(nil)) {
+			t.Error("refused")
+		}
 	}
-	if got := value(t, w.metrics.conditions); got != 1 {
+	if got := value(t, w.metrics.conditions); got != 3 {
 		t.Errorf("condition errors counted: %g", got)
+	}
+	if logs.Len() != 1 {
+		t.Errorf("the same error was logged %d times", logs.Len())
 	}
 }
 

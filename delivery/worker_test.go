@@ -863,7 +863,7 @@ func TestLaterRecordsOfAKeyWaitForItsSuspect(t *testing.T) {
 
 // A windowed destination confirms later than it answers.
 type windowed struct {
-	*dest
+	sinks.Sink
 	window int
 }
 
