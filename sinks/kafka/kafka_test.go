@@ -642,7 +642,7 @@ func TestTLS(t *testing.T) {
 			cfg := kafka.Config{Brokers: overTLS(c.ListenAddrs())}
 			x.edit(&cfg)
 			s := open(t, c, cfg)
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			_, err := s.Send(ctx, sinktest.Messages(2))
 			if (err == nil) != x.ok || sinks.ClassOf(err) != x.want {
