@@ -753,6 +753,22 @@ func TestDestinationThatSaysWhenToComeBackIsNotStuck(t *testing.T) {
 	})
 }
 
+func TestAnswersThatDifferPointAtNoRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 30)...)
+		d := &dest{answer: simply(func(n int, _ []uint64) error {
+			return sinks.Answered(fmt.Errorf("50%d", n%2))
+		})}
+		r := start(t, j, d)
+		after(12 * time.Hour)
+		if s := r.w.Status(); s.State != delivery.Retrying || s.Suspects != 0 {
+			t.Errorf("status is %+v", s)
+		}
+		r.close()
+	})
+}
+
 func TestProgressIsNotStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newMemory()
