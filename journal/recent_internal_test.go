@@ -25,3 +25,16 @@ func TestRecentRecordOfAnotherRowIsNotGiven(t *testing.T) {
 		t.Error("a record is given that is not there")
 	}
 }
+
+// What a row holds is given as it stands there, also when it was read before
+// with other contents.
+func TestRowThatWasReplacedIsReadAnew(t *testing.T) {
+	var m recent
+	for _, uid := range []string{"old", "now"} {
+		row := seal(rowRecord, seqKey(7), new(rowCodec).appendRecord(nil, &event.Record{Seq: 7, UID: uid, Raw: []byte("{}")}))
+		records, err := m.open(seqKey(7), row, 7)
+		if err != nil || len(records) != 1 || records[0].UID != uid {
+			t.Errorf("%v, %v, want %s", records, err, uid)
+		}
+	}
+}
