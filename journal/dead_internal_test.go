@@ -41,3 +41,39 @@ func TestWhoWaitsIsToldThatTheJournalIsDead(t *testing.T) {
 		t.Errorf("%d copies were tried, want 1", copies)
 	}
 }
+
+// A commit that failed may have changed the figures, and may be seen: what the
+// copy holds counts.
+func TestFiguresAreThoseOfTheCopy(t *testing.T) {
+	f, err := Open(Config{Dir: t.TempDir(), MinFreeDisk: 1}.WithDefaults(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	lease, err := f.Lease(t.Context(), "source/prod/risk_process")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Append(t.Context(), lease, Batch{Changes: []Change{{
+		Key:    event.Key{Account: "a", Kind: "risk_process", ID: "1"},
+		State:  event.State{Sequence: 1},
+		Record: &event.Record{Key: event.Key{Account: "a", Kind: "risk_process", ID: "1"}, Sequence: 1, Raw: []byte("{}")},
+	}}}); err != nil {
+		t.Fatal(err)
+	}
+	want := f.meta
+	f.meta.Bytes, f.meta.Keys, f.meta.Dead = want.Bytes+4096, want.Keys+1, want.Dead+1
+	f.mu.Lock()
+	f.last = 0 // who waits was not told
+	f.mu.Unlock()
+	changed := f.Changed(0)
+	f.rescue(errors.New("commit: input/output error"))
+	if f.meta != want {
+		t.Errorf("figures %+v, want %+v", f.meta, want)
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("who waits for the record is not told")
+	}
+}
