@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -163,18 +162,18 @@ func TestCollectorThatHangsHoldsNobodyUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var conns atomic.Int32
+	before := goleak.IgnoreCurrent()
+	held := make(chan net.Conn, 100)
 	go func() {
+		defer close(held)
 		for {
 			c, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			conns.Add(1)
-			t.Cleanup(func() { _ = c.Close() })
+			held <- c
 		}
 	}()
-	t.Cleanup(func() { _ = ln.Close() })
 	r := newRig(t, otlp.Config{Endpoint: "http://" + ln.Addr().String(), Interval: time.Second, Timeout: 5 * time.Minute})
 	began := time.Now()
 	for range 100_000 { // many times what the queue holds
@@ -184,8 +183,26 @@ func TestCollectorThatHangsHoldsNobodyUp(t *testing.T) {
 	if took := time.Since(began); took > time.Minute { // the timeout of one request is five
 		t.Errorf("telling and ending took %s", took)
 	}
-	if conns.Load() == 0 {
+	if err := ln.Close(); err != nil {
+		t.Error(err)
+	}
+	conns := 0
+	for c := range held {
+		conns++
+		_ = c.Close() // it was not even read
+	}
+	if conns == 0 {
 		t.Error("nothing was exported")
+	}
+	// With its connections, what was not waited for ends.
+	for deadline := time.Now().Add(time.Minute); ; {
+		err := goleak.Find(before)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
 	}
 }
 
