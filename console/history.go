@@ -1,7 +1,6 @@
 package console
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -94,7 +93,17 @@ func (h *history) rate(sink string) string {
 	if !ok {
 		return ""
 	}
-	return perSecond(grown(first.settled[sink], last.settled[sink]), last.at.Sub(first.at))
+	return perSecond(settledBetween(first, last, sink), last.at.Sub(first.at))
+}
+
+// settledBetween is how many records a sink settled from one sample to another;
+// where the first does not know the sink, its cursor says nothing.
+func settledBetween(from, to sample, sink string) uint64 {
+	before, known := from.settled[sink]
+	if !known {
+		return 0
+	}
+	return grown(before, to.settled[sink])
 }
 
 // budget says how much of its requests a source used in the last minute, also
@@ -138,8 +147,8 @@ func (h *history) plots() []plot {
 		d := max(s.at.Sub(before.at).Seconds(), 1)
 		in = append(in, float64(grown(before.in, s.in))/d)
 		sum := uint64(0)
-		for sink, seq := range s.settled {
-			sum += grown(cmp.Or(before.settled[sink], seq), seq)
+		for sink := range s.settled {
+			sum += settledBetween(before, s, sink)
 		}
 		out, lag = append(out, float64(sum)/d), append(lag, s.lag.Seconds())
 	}

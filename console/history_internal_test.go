@@ -39,6 +39,10 @@ func TestHistory(t *testing.T) {
 		last, cursor, sent, now = last+in, cursor+out, sent+requests, now.Add(sampleEvery)
 		s.sample(t.Context(), now)
 	}
+	step(50, 20, 40)
+	if plots := s.history.plots(); plots[0].Now != "5/s" || plots[1].Now != "2/s" {
+		t.Errorf("the first step of an empty journal: in %s, settled %s", plots[0].Now, plots[1].Now)
+	}
 	for range 2 * samplesKept {
 		step(50, 20, 40)
 	}
@@ -65,6 +69,21 @@ func TestHistory(t *testing.T) {
 		if strings.Contains(p.Now, "-") {
 			t.Errorf("%s is %s", p.Title, p.Now)
 		}
+	}
+}
+
+// What a sink settled before it was known is no rate.
+func TestSinkThatIsNewHasNoPast(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	of := func(after time.Duration, settled map[string]uint64) sample {
+		return sample{at: now.Add(after), settled: settled}
+	}
+	h := &history{list: []sample{
+		of(0, map[string]uint64{"old": 100}),
+		of(10*time.Second, map[string]uint64{"old": 120, "new": 5000}),
+	}}
+	if got := []string{h.rate("old"), h.rate("new"), h.plots()[1].Now}; cmp.Diff([]string{"2", "0", "2/s"}, got) != "" {
+		t.Errorf("rates %v", got)
 	}
 }
 
