@@ -41,6 +41,7 @@ type Sink struct {
 	codec  kafka.Compression
 	schema []byte // value of a header; empty: no such header
 	mime   []byte // likewise
+	arenas sync.Pool
 
 	mu      sync.Mutex // guards the fields below: Probe may run beside Send
 	link    *link      // nil: none yet, or the last one failed
@@ -102,7 +103,8 @@ func (s *Sink) Send(ctx context.Context, batch []sinks.Message) (sinks.Receipt, 
 		s.drop()
 		return sinks.Receipt{}, err
 	}
-	p := s.plan(batch, partitions)
+	a := s.arena(batch)
+	p := s.plan(batch, partitions, a)
 	var g errgroup.Group
 	g.SetLimit(maxParallel)
 	for _, lane := range p.lanes {
@@ -112,7 +114,11 @@ func (s *Sink) Send(ctx context.Context, batch []sinks.Message) (sinks.Receipt, 
 		})
 	}
 	_ = g.Wait() // the lanes hold what became of them
-	return s.conclude(p, len(batch))
+	receipt, err := s.conclude(p, len(batch))
+	if err == nil {
+		s.arenas.Put(a) // each request was answered: nothing is written any more
+	}
+	return receipt, err
 }
 
 // conclude tells from the lanes what became of n records.

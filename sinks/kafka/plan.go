@@ -3,6 +3,7 @@ package kafka
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -46,13 +47,12 @@ type chunk struct {
 
 // plan assigns records to partitions. It copies what the batch holds: the
 // client may still write a request when its answer is no longer awaited.
-func (s *Sink) plan(batch []sinks.Message, partitions []kafka.Partition) *plan {
+func (s *Sink) plan(batch []sinks.Message, partitions []kafka.Partition, a *arena) *plan {
 	p := &plan{refused: map[int]error{}}
 	ids := make([]int, len(partitions))
 	for i := range partitions {
 		ids[i] = partitions[i].ID
 	}
-	a := newArena(batch)
 	lanes := map[int]*lane{}
 	waits := map[string]bool{} // keys of which a record was refused
 	for i := range batch {
@@ -155,14 +155,20 @@ type arena struct {
 	heads []kafka.Header
 }
 
-// newArena makes room for a batch.
-func newArena(batch []sinks.Message) *arena {
+// arena makes room for a batch, in the memory of one that was sent where there
+// is such.
+func (s *Sink) arena(batch []sinks.Message) *arena {
 	const others = 256 // key, uid, action
 	size := 0
 	for i := range batch {
 		size += len(batch[i].Body) + others
 	}
-	return &arena{bytes: make([]byte, 0, size), heads: make([]kafka.Header, 0, 4*len(batch))}
+	a, _ := s.arenas.Get().(*arena)
+	if a == nil {
+		a = &arena{}
+	}
+	a.bytes, a.heads = slices.Grow(a.bytes[:0], size), slices.Grow(a.heads[:0], 4*len(batch))
+	return a
 }
 
 // keep copies text; the result is never nil.
