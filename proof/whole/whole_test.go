@@ -104,8 +104,9 @@ type machine struct {
 	dests map[string]*dest
 	full  bool
 	dir   string
-	n     int // lives so far
-	rng   *rand.Rand
+	n     int        // lives so far
+	steps *rand.Rand // of do
+	dice  *rand.Rand // of the destinations; guarded by lock
 	alive *life
 	down  atomic.Bool // the API
 	did   map[string]int
@@ -124,7 +125,7 @@ func live(t *testing.T, h history, did map[string]int) []string {
 	t.Helper()
 	s := &machine{
 		t: t, m: newModel(names()...), world: emulator.NewWorld(h.Seed, h.Events, time.Now()), dests: map[string]*dest{},
-		full: h.Full, dir: directory(t), rng: rand.New(rand.NewPCG(h.Seed, 3)), did: did, lock: make(chan struct{}, 1),
+		full: h.Full, dir: directory(t), steps: rand.New(rand.NewPCG(h.Seed, 3)), dice: rand.New(rand.NewPCG(h.Seed, 4)), did: did, lock: make(chan struct{}, 1),
 	}
 	s.api = &emulator.Lister{World: s.world, Lead: func(int) time.Duration { return time.Millisecond }, Before: func(int, cwp.Query) error {
 		if s.down.Load() {
@@ -181,13 +182,13 @@ func (s *machine) do(step step) {
 		ids := s.world.IDs()
 		slices.Sort(ids)
 		for n := step.N % 12; n >= 0 && len(ids) > 0; n-- {
-			s.world.SetStatus(s.rng.IntN(6), ids[s.rng.IntN(len(ids))])
+			s.world.SetStatus(s.steps.IntN(6), ids[s.steps.IntN(len(ids))])
 		}
 	case "delete":
 		ids := s.world.IDs()
 		slices.Sort(ids)
 		for n := step.N % 8; n >= 0 && s.world.Len() > leastEvents; n-- {
-			s.world.Delete(ids[s.rng.IntN(len(ids))])
+			s.world.Delete(ids[s.steps.IntN(len(ids))])
 		}
 	case "mood":
 		s.locked(func() { d.be(moods()[step.N/3%len(moods())]) })
@@ -546,7 +547,7 @@ func (*attempts) Close() error { return nil }
 // Send takes what the destination's mood lets it take.
 func (a *attempts) Send(ctx context.Context, messages []sinks.Message) (receipt sinks.Receipt, err error) {
 	var took time.Duration
-	a.s.locked(func() { took = time.Duration(10+a.s.rng.IntN(200)) * time.Millisecond })
+	a.s.locked(func() { took = time.Duration(10+a.s.dice.IntN(200)) * time.Millisecond })
 	timer := time.NewTimer(took)
 	defer timer.Stop()
 	select {
@@ -579,7 +580,7 @@ func (a *attempts) answer(messages []sinks.Message) error {
 		}
 	case "partial":
 		for i := range messages {
-			if a.s.rng.IntN(3) == 0 {
+			if a.s.dice.IntN(3) == 0 {
 				failed[i] = errors.New("shard is away")
 			}
 		}
