@@ -152,7 +152,9 @@ func encodeRecord(r *event.Record) []byte {
 // A rowCodec makes payloads of records; it keeps what it needs for the next one.
 type rowCodec struct {
 	plain   encoder
-	arena   []byte
+	arena   []byte // rows of records
+	states  encoder
+	key     []byte
 	records []*event.Record
 }
 
@@ -169,7 +171,7 @@ func (f *File) codec() *rowCodec {
 }
 
 func (f *File) spare(c *rowCodec) {
-	if cap(c.arena) > maxSpare {
+	if cap(c.arena)+cap(c.states) > maxSpare {
 		return
 	}
 	select {

@@ -281,8 +281,9 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 				return engine(err)
 			}
 			number(batch.Changes, rows, last, seqs)
+			codec.states = codec.states[:0]
 			for i, c := range batch.Changes {
-				if err := f.change(tx, c, seqs[i], old[i]); err != nil {
+				if err := f.change(tx, codec, c, seqs[i], old[i]); err != nil {
 					return engine(err)
 				}
 			}
@@ -384,10 +385,11 @@ func number(changes []Change, rows []packed, last uint64, seqs []uint64) {
 
 // change stores what became of a key, whose state has a row of so many bytes
 // until now. seq is the number of its record, 0 where it has none.
-func (f *File) change(tx *bolt.Tx, c Change, seq uint64, old int) error {
+func (f *File) change(tx *bolt.Tx, codec *rowCodec, c Change, seq uint64, old int) error {
 	states := tx.Bucket([]byte("state"))
 	states.FillPercent = 0.9 // ids mostly grow
-	key := stateKey(c.Key)
+	codec.key = appendStateKey(codec.key[:0], c.Key)
+	key := codec.key
 	if c.Forget {
 		f.meta.Keys--
 		if err := f.remove(states, key); err != nil {
@@ -403,7 +405,9 @@ func (f *File) change(tx *bolt.Tx, c Change, seq uint64, old int) error {
 	} else {
 		f.meta.Bytes -= int64(len(key) + old)
 	}
-	state := appendState(make(encoder, rowHead, 96), c.State)
+	from := len(codec.states)
+	codec.states = appendState(append(codec.states, make([]byte, rowHead)...), c.State)
+	state := codec.states[from:len(codec.states):len(codec.states)]
 	sealRow(rowState, key, state)
 	f.meta.Bytes += int64(len(key) + len(state))
 	return states.Put(key, state)
