@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,9 +32,13 @@ func powerLoss(ctx context.Context, e *evidence) error {
 		defer func() { _ = os.RemoveAll(memory) }()
 	}
 	for round := range either(e, 1, 12) {
-		r, err := power.Run(ctx, power.Options{Seed: e.Seed + uint64(round)*100, Images: either(e, 600, 3000), Driver: driver, Dir: filepath.Join(dir, fmt.Sprint(round))})
+		work := filepath.Join(dir, fmt.Sprint(round))
+		r, err := power.Run(ctx, power.Options{Seed: e.Seed + uint64(round)*100, Images: either(e, 600, 3000), Driver: driver, Dir: work})
 		for _, f := range r.Failures {
 			e.broke("%s", f)
+		}
+		if len(r.Failures) > 0 && dir != e.dir { // what failed is to be looked at
+			err = errors.Join(err, os.CopyFS(filepath.Join(e.dir, fmt.Sprint(round)), os.DirFS(work)))
 		}
 		if err != nil {
 			return err

@@ -51,7 +51,8 @@ func plans(seed uint64) []Plan {
 	}
 }
 
-// Run traces the histories and tries images of them.
+// Run traces the histories and tries images of them. The trace of a history
+// that failed is left in Options.Dir.
 func Run(ctx context.Context, opt Options) (Report, error) {
 	var r Report
 	all := plans(opt.Seed)
@@ -65,8 +66,12 @@ func Run(ctx context.Context, opt Options) (Report, error) {
 			return r, fmt.Errorf("trace of plan %+v: %w", plan, err)
 		}
 		r.Plans++
+		failures := len(r.Failures)
 		if err := r.try(ctx, trial{plan: plan, trace: trace, dir: dir, images: opt.Images / len(all)}); err != nil {
 			return r, fmt.Errorf("plan %+v: %w", plan, err)
+		}
+		if len(r.Failures) > failures {
+			continue // another run of the plan would not be the same
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			return r, err
