@@ -61,8 +61,11 @@ type obstinate struct {
 	append func() error
 }
 
-func (o obstinate) Append(context.Context, journal.Lease, journal.Batch) (uint64, error) {
-	return 0, o.append()
+func (o obstinate) Append(ctx context.Context, lease journal.Lease, batch journal.Batch) (uint64, error) {
+	if err := o.append(); err != nil {
+		return 0, err
+	}
+	return o.Journal.Append(ctx, lease, batch)
 }
 
 // during polls for so long and returns how late each loop was.

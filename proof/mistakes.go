@@ -75,7 +75,7 @@ func mutations() []mutation {
 		{"a change does not get a number of its own", "crash", []edit{
 			{"poller/intake.go", "		after.Sequence++\n", "		after.Sequence = max(after.Sequence, 1)\n"},
 		}},
-		{"what the journal has no room for is forgotten", "./proof/whole TestWholeKeepsItsPromises", []edit{
+		{"what the journal has no room for is forgotten", "./poller TestFullJournalIsWaitedFor", []edit{
 			{"poller/intake.go", "			if err := wait.sleep(ctx); err != nil {\n				return err\n			}\n		case errors.Is(err, journal.ErrLeaseLost)", "			_ = wait\n			return nil\n		case errors.Is(err, journal.ErrLeaseLost)"},
 		}},
 		{"a long id is rounded", "crash", []edit{
