@@ -293,6 +293,37 @@ func TestDeadLetterIsRetriedOnRequest(t *testing.T) {
 
 // TestWithTheRealJournal runs a worker over a journal on disk through replay,
 // dead letter and restart.
+// A dead letter that is sent again stays one until it is accepted.
+func TestDeadLetterStaysUntilItIsAccepted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		j.add(records(1, 4)...)
+		j.cursors["soc"] = journal.Cursor{Seq: 4}
+		j.dead["soc"] = []journal.DeadLetter{{Record: record(2), Class: "poison", Attempts: 2, At: time.Now()}}
+		var mended atomic.Bool
+		d := &dest{answer: simply(func(int, []uint64) error {
+			if mended.Load() {
+				return nil
+			}
+			return errNetwork
+		})}
+		r := start(t, j, d)
+		if err := r.w.Retry(t.Context(), 2); err != nil {
+			t.Fatal(err)
+		}
+		after(time.Hour)
+		if diff := cmp.Diff(map[uint64]string{2: "poison"}, r.dead()); diff != "" || len(d.seen()) == 0 {
+			t.Errorf("dead letters after %d attempts (-want +got):\n%s", len(d.seen()), diff)
+		}
+		mended.Store(true)
+		after(time.Hour)
+		if left := r.dead(); len(left) > 0 || !slices.Contains(d.got(), 2) {
+			t.Errorf("dead letters %v, accepted %v", left, d.got())
+		}
+		r.close()
+	})
+}
+
 func TestWithTheRealJournal(t *testing.T) {
 	dir := t.TempDir()
 	open := func() *journal.File {

@@ -152,7 +152,7 @@ func mutations() []mutation {
 		{"a record is settled before its dead letter is kept", "./proof/whole TestWholeKeepsItsPromises", []edit{
 			{"delivery/conclude.go", "	done := false\n	err := r.w.repeat(r.hard, \"settle\"", "	s.Dead = nil\n	if len(r.dead) > 0 && r.w.journal.Settle(context.WithoutCancel(r.hard), r.lease, s) == nil {\n		s.Dead = r.dead\n	}\n	done := false\n	err := r.w.repeat(r.hard, \"settle\""},
 		}},
-		{"a dead letter that is sent again is removed before the answer", "./proof/whole TestWholeKeepsItsPromises", []edit{
+		{"a dead letter that is sent again is removed before the answer", "./delivery TestDeadLetterStaysUntilItIsAccepted", []edit{
 			{"delivery/again.go", "		r.queue = append(r.queue, &job{items: []item{it}})\n", "		r.revived = append(r.revived, it.seq)\n		r.queue = append(r.queue, &job{items: []item{it}})\n"},
 		}},
 		{"what is sent again by a replay is not marked", "./delivery TestReplaySendsAgainInOrderUpToTheCursor", []edit{
