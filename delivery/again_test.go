@@ -291,8 +291,6 @@ func TestDeadLetterIsRetriedOnRequest(t *testing.T) {
 	})
 }
 
-// TestWithTheRealJournal runs a worker over a journal on disk through replay,
-// dead letter and restart.
 // A dead letter that is sent again stays one until it is accepted.
 func TestDeadLetterStaysUntilItIsAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -324,6 +322,8 @@ func TestDeadLetterStaysUntilItIsAccepted(t *testing.T) {
 	})
 }
 
+// TestWithTheRealJournal runs a worker over a journal on disk through replay,
+// dead letter and restart.
 func TestWithTheRealJournal(t *testing.T) {
 	dir := t.TempDir()
 	open := func() *journal.File {

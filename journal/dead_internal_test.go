@@ -8,24 +8,31 @@ import (
 	"github.com/cwprelay/cwprelay/event"
 )
 
+// leased opens a new journal, and a source's lease of it.
+func leased(t *testing.T, report func(string)) (*File, Lease) {
+	t.Helper()
+	f, err := Open(Config{Dir: t.TempDir(), MinFreeDisk: 1}.WithDefaults(), Options{Report: report})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() }) // it may be dead
+	lease, err := f.Lease(t.Context(), "source/prod/risk_process")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, lease
+}
+
 // Who waits for a commit that failed, and whose copy failed too, is told that
 // the journal is dead: what can still be seen of the commit counts for nothing.
 // Nothing is copied again then.
 func TestWhoWaitsIsToldThatTheJournalIsDead(t *testing.T) {
 	copies := 0
-	f, err := Open(Config{Dir: t.TempDir(), MinFreeDisk: 1}.WithDefaults(), Options{Report: func(m string) {
+	f, lease := leased(t, func(m string) {
 		if strings.Contains(m, "going on with a copy") {
 			copies++
 		}
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	lease, err := f.Lease(t.Context(), "source/prod/risk_process")
-	if err != nil {
-		t.Fatal(err)
-	}
+	})
 	if err := f.db.Close(); err != nil { // neither commit nor copy can be
 		t.Fatal(err)
 	}
@@ -45,15 +52,7 @@ func TestWhoWaitsIsToldThatTheJournalIsDead(t *testing.T) {
 // A commit that failed may have changed the figures, and may be seen: what the
 // copy holds counts.
 func TestFiguresAreThoseOfTheCopy(t *testing.T) {
-	f, err := Open(Config{Dir: t.TempDir(), MinFreeDisk: 1}.WithDefaults(), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	lease, err := f.Lease(t.Context(), "source/prod/risk_process")
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, lease := leased(t, nil)
 	if _, err := f.Append(t.Context(), lease, Batch{Changes: []Change{{
 		Key:    event.Key{Account: "a", Kind: "risk_process", ID: "1"},
 		State:  event.State{Sequence: 1},

@@ -39,9 +39,9 @@ const maxParallel = 8
 type Sink struct {
 	cfg    Config
 	codec  kafka.Compression
-	schema []byte // value of a header; empty: no such header
-	mime   []byte // likewise
-	arenas sync.Pool
+	schema []byte    // value of a header; empty: no such header
+	mime   []byte    // likewise
+	arenas sync.Pool // of batches whose requests were all answered
 
 	mu      sync.Mutex // guards the fields below: Probe may run beside Send
 	link    *link      // nil: none yet, or the last one failed
