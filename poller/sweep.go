@@ -444,6 +444,10 @@ const (
 	minParts     = 4
 	maxParts     = maxBoundaries
 	pagesPerPart = 3
+
+	// mostAnswers is more answers a second than are taken in, whatever the
+	// budget: parts beyond that only keep answers in memory that wait.
+	mostAnswers = 2000
 )
 
 // width is how many parts are read side by side: twice as many requests as must
@@ -452,7 +456,7 @@ const (
 func (s *sweep) width(pages int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	underWay := int(math.Ceil(s.p.opt.Rate * s.rtt.Seconds()))
+	underWay := int(math.Ceil(min(s.p.opt.Rate, mostAnswers) * s.rtt.Seconds()))
 	return min(max(2*underWay, minParts), maxParts, pages/pagesPerPart)
 }
 
