@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -344,17 +345,30 @@ func (c *Client) proxySecrets() []string {
 }
 
 // readAll reads a body, and one byte more than limit of a longer one. What the
-// answer says of its length is believed as far as a page is long.
+// answer says of its length is believed as far as a page is long; one that says
+// nothing, as compressed ones do, is read into memory that is used again.
 func readAll(resp *http.Response, limit int64) ([]byte, error) {
 	const pageBytes = 1 << 20
 	body := io.LimitReader(resp.Body, limit+1)
-	if resp.ContentLength <= 0 || resp.ContentLength > min(limit, pageBytes) {
-		return io.ReadAll(body)
+	if resp.ContentLength > 0 && resp.ContentLength <= min(limit, pageBytes) {
+		raw := make([]byte, resp.ContentLength)
+		_, err := io.ReadFull(body, raw) // the transport gives no more than it said
+		return raw, err
 	}
-	raw := make([]byte, resp.ContentLength)
-	_, err := io.ReadFull(body, raw) // the transport gives no more than it said
+	scratch, _ := scratches.Get().(*bytes.Buffer)
+	scratch.Reset()
+	_, err := scratch.ReadFrom(body)
+	raw := bytes.Clone(scratch.Bytes())
+	if scratch.Cap() <= 2*pageBytes {
+		scratches.Put(scratch)
+	}
 	return raw, err
 }
+
+// scratches are what bodies of unknown length are read into.
+//
+//nolint:gochecknoglobals // a pool is shared by its nature
+var scratches = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // judge sorts out what is no answer with status 200, and learns the server's
 // clock where it says that ours is off. open reads one with status 200.

@@ -118,6 +118,33 @@ func TestWhatIsNoAnswerIsAnError(t *testing.T) {
 	}
 }
 
+// TestAnswersOfUnknownLengthStay reads answers that do not say how long they
+// are: what a page holds is its own, whatever is read after it.
+func TestAnswersOfUnknownLengthStay(t *testing.T) {
+	n := 0
+	url := answering(t, func(w http.ResponseWriter, _ *http.Request) {
+		n++
+		_, _ = fmt.Fprintf(w, `{"Response":{"TotalCount":1,"List":[{"EventId":%d,"CmdLine":%q}`, n, strings.Repeat(fmt.Sprint(n), 5000))
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.WriteString(w, `]}}`)
+	})
+	c := client(t, url, nil)
+	var pages []*cwp.Page
+	for range 5 {
+		page, err := c.List(t.Context(), query())
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, page)
+	}
+	for i, page := range pages {
+		want := fmt.Sprintf(`{"EventId":%d,"CmdLine":%q}`, i+1, strings.Repeat(fmt.Sprint(i+1), 5000))
+		if len(page.Items) != 1 || string(page.Items[0].Raw) != want {
+			t.Errorf("page %d: %.80s…", i+1, page.Items[0].Raw)
+		}
+	}
+}
+
 // TestSamplesAreReadExactly reads whole answers of the vendor's shapes.
 func TestSamplesAreReadExactly(t *testing.T) {
 	for name, want := range map[string]string{
