@@ -181,6 +181,9 @@ func (rd *reader) take(b *batch, rec *event.Record) bool {
 		return false
 	}
 	b.arena, it.body = arena, body(arena, from)
+	if b.items == nil {
+		b.items = make([]item, 0, len(rd.unread))
+	}
 	b.items = append(b.items, it)
 	return true
 }
