@@ -32,7 +32,7 @@ func staged(b *testing.B, n int) (l *list, records []*event.Record) {
 		key := event.Key{Account: event.DefaultAccount, Kind: kind.Name, ID: strconv.Itoa(firstID + i)}
 		revision := kind.Revision(raw)
 		records = append(records, &event.Record{
-			Key: key, UID: event.UID(key.FindingUID(), 1, revision), Sequence: 1, Revision: revision,
+			Key: key, UID: key.EventUID(1, revision), Sequence: 1, Revision: revision,
 			Action: event.Detected, Status: kind.Status("record", "0"), ObservedAt: time.Unix(1_795_000_000, 0).UTC(),
 			Dialect: "record", Zone: "Asia/Shanghai", Source: "prod", Sweep: "s-1", Page: 1, Raw: raw,
 		})
@@ -109,7 +109,7 @@ func BenchmarkStages(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			r := next()
-			event.UID(r.Key.FindingUID(), 1, kind.RevisionOf(&items[i%n]))
+			r.Key.EventUID(1, kind.RevisionOf(&items[i%n]))
 		}
 	})
 	b.Run("journal, append", func(b *testing.B) { // one commit, synced

@@ -28,7 +28,24 @@ type Key struct {
 // FindingUID is the identifier of the event over its whole life, as every
 // output carries it.
 func (k Key) FindingUID() string {
-	return "tencent-cwp:" + k.Account + ":" + k.Kind + ":" + k.ID
+	return uidPrefix + k.Account + ":" + k.Kind + ":" + k.ID
+}
+
+const uidPrefix = "tencent-cwp:"
+
+// EventUID is the identifier of one change: the first 40 hex digits of
+// SHA-256(finding_uid LF sequence LF revision).
+func (k Key) EventUID(sequence uint64, revision string) string {
+	const hexDigits = 40
+	var few [256]byte
+	text := append(append(few[:0], uidPrefix...), k.Account...)
+	text = append(append(text, ':'), k.Kind...)
+	text = append(append(text, ':'), k.ID...)
+	text = append(strconv.AppendUint(append(text, '\n'), sequence, 10), '\n')
+	sum := sha256.Sum256(append(text, revision...))
+	var out [hexDigits]byte
+	hex.Encode(out[:], sum[:hexDigits/2])
+	return string(out[:])
 }
 
 // A Status is the handling status of an event: what the vendor sent and how
@@ -125,19 +142,6 @@ func (r *Record) Again() *Record {
 		Source: r.Source, Sweep: r.Sweep, Page: r.Page, RequestID: r.RequestID,
 		Raw: r.Raw, Replayed: true,
 	}
-}
-
-// UID is the identifier of one change: the first 40 hex digits of
-// SHA-256(finding_uid LF sequence LF revision).
-func UID(findingUID string, sequence uint64, revision string) string {
-	const hexDigits = 40
-	var few [256]byte
-	text := append(append(few[:0], findingUID...), '\n')
-	text = append(strconv.AppendUint(text, sequence, 10), '\n')
-	sum := sha256.Sum256(append(text, revision...))
-	var out [hexDigits]byte
-	hex.Encode(out[:], sum[:hexDigits/2])
-	return string(out[:])
 }
 
 // Derived returns what build makes of r, built at most once however many sinks

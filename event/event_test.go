@@ -22,22 +22,22 @@ func TestFindingUID(t *testing.T) {
 	}
 }
 
-func TestUID(t *testing.T) {
+func TestEventUID(t *testing.T) {
 	// From the published example of the format.
-	const finding = "tencent-cwp:100012345678:risk_process:24"
+	k := event.Key{Account: "100012345678", Kind: "risk_process", ID: "24"}
 	const revision = "661e868bf6cf0eb1a482d516087e1922b90c0b24d915b9591c45e916e1b495b1"
-	uid := event.UID(finding, 1, revision)
+	uid := k.EventUID(1, revision)
 	if want := "706c0eed74049318a0b5e29cff41f011a9fc23a3"; uid != want {
 		t.Errorf("%s, want %s", uid, want)
 	}
-	sum := sha256.Sum256([]byte(finding + "\n1\n" + revision))
+	sum := sha256.Sum256([]byte(k.FindingUID() + "\n1\n" + revision))
 	if want := hex.EncodeToString(sum[:20]); uid != want {
 		t.Errorf("%s, want %s", uid, want)
 	}
 	for name, other := range map[string]string{
-		"finding":  event.UID(finding+"0", 1, revision),
-		"sequence": event.UID(finding, 2, revision),
-		"revision": event.UID(finding, 1, revision[1:]),
+		"finding":  event.Key{Account: k.Account, Kind: k.Kind, ID: "240"}.EventUID(1, revision),
+		"sequence": k.EventUID(2, revision),
+		"revision": k.EventUID(1, revision[1:]),
 	} {
 		if other == uid || len(other) != 40 {
 			t.Errorf("another %s gives %s", name, other)

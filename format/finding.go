@@ -88,10 +88,14 @@ type Finding struct {
 
 	keptDesc, keptSolution *keptText // of ThreatDesc and SuggestSolution; may be nil
 
-	mapped         bool           // the kind has a mapping
-	zone           *time.Location // of the vendor's wall times; nil where the record names one that does not exist
-	classification caption        // of the malware, in OCSF
+	addresses      [mostAddresses]string // memory of Addresses
+	mapped         bool                  // the kind has a mapping
+	zone           *time.Location        // of the vendor's wall times; nil where the record names one that does not exist
+	classification caption               // of the malware, in OCSF
 }
+
+// mostAddresses is in how many fields an address can stand.
+const mostAddresses = 4
 
 // Of returns the reading of a record: the one that Rules.Read made, else one by
 // the built-in rules. It always succeeds: what cannot be read is missing. For a
@@ -170,7 +174,7 @@ func timeOf(text string, loc *time.Location) time.Time {
 
 // rate derives severity, category and techniques.
 func (f *Finding) rate(x *Rules, r *event.Record) {
-	v := x.tables.classifier.classify(f.VirusName, f.VirusTags)
+	v := x.tables.classify(f.VirusName, f.VirusTags)
 	f.Category, f.Techniques, f.classification = v.category, v.techniques, v.classification
 	f.ThreatSeverity, f.ThreatSeverityRule, f.ThreatMatch = v.severity, v.rule, v.match
 	if o := x.override(f); o != nil {
@@ -215,9 +219,8 @@ func (f *Finding) message() string {
 // readAddresses reads the addresses that the texts are. Of the host's own, and
 // of those that others see, the first counts.
 func (f *Finding) readAddresses() {
-	texts := [...]string{f.HostIP, f.PrivateIP, f.WanIP, f.ExtraWanIP}
+	texts := [mostAddresses]string{f.HostIP, f.PrivateIP, f.WanIP, f.ExtraWanIP}
 	var found [len(texts)]netip.Addr
-	var list [len(texts)]string
 	n := 0
 	for i, text := range texts {
 		switch {
@@ -235,11 +238,11 @@ func (f *Finding) readAddresses() {
 		if !isDotted(text) {
 			text = a.String()
 		}
-		list[n] = text
+		f.addresses[n] = text
 		n++
 	}
 	if n > 0 {
-		f.Addresses = slices.Clone(list[:n])
+		f.Addresses = f.addresses[:n:n]
 	}
 	f.HostAddr = firstValid(found[0], found[1])
 	f.WanAddr = firstValid(found[2], found[3])

@@ -90,7 +90,7 @@ func FuzzHostileRecords(f *testing.F) {
 func hostile(raw, zone string, id int64, text string) *event.Record {
 	key := event.Key{Account: "1300000001", Kind: "risk_process", ID: json.Number(intText(id)).String()}
 	return &event.Record{
-		Key: key, UID: event.UID(key.FindingUID(), 2, "r"), Sequence: 2, Revision: "r",
+		Key: key, UID: key.EventUID(2, "r"), Sequence: 2, Revision: "r",
 		Action: event.StatusChanged, Status: event.Status{Code: text, Symbol: event.UnknownStatus}, Previous: event.Status{Code: "0", Symbol: "pending"},
 		ObservedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Dialect: "record", Zone: zone, Raw: []byte(raw),
 	}

@@ -52,7 +52,7 @@ func (h Heartbeat) Record(at time.Time) *event.Record {
 	if h.Ready {
 		r.Status.Symbol = "ready"
 	}
-	r.UID = event.UID(r.Key.FindingUID(), r.Sequence, r.Revision)
+	r.UID = r.Key.EventUID(r.Sequence, r.Revision)
 	return r
 }
 

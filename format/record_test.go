@@ -60,7 +60,7 @@ func record(tb testing.TB, raw []byte, s situation) *event.Record {
 	if s.Action != "" {
 		r.Action = s.Action
 	}
-	r.UID = event.UID(r.Key.FindingUID(), r.Sequence, r.Revision)
+	r.UID = r.Key.EventUID(r.Sequence, r.Revision)
 	return r
 }
 

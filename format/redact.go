@@ -33,6 +33,7 @@ type redaction struct {
 	re      *regexp.Regexp
 	hints   uint64 // of redactor.words; 0: none are needed
 	also    uint64
+	then    [256]bool // the bytes of Then
 }
 
 // apply masks what looks like a secret and reports whether it did. Indicators
@@ -67,7 +68,7 @@ func (r *redaction) isNamed(s string) bool {
 		return true
 	}
 	for i := range len(s) {
-		if strings.IndexByte(r.Then, s[i]) >= 0 && r.endsInName(s[:i]) {
+		if r.then[s[i]] && r.endsInName(s[:i]) {
 			return true
 		}
 	}

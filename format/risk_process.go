@@ -17,8 +17,9 @@ func (f *Finding) readRiskProcess(x *Rules, raw string) {
 	members(raw, func(key, value string) {
 		switch key {
 		case "CheckPlatform":
-			f.CheckPlatform = f.texts(key, value)
-			f.Engines = engineNames(f.CheckPlatform)
+			list := x.tables.listOf(value)
+			f.CheckPlatform, f.Engines = list.texts, list.names
+			f.noteCut(key, list.long)
 		case "CmdLine":
 			f.readCmdLine(x, value)
 		case "DetectTime":
@@ -56,7 +57,9 @@ func (f *Finding) readRiskProcess(x *Rules, raw string) {
 		case "VirusName":
 			f.VirusName = f.text(key, value)
 		case "VirusTags":
-			f.VirusTags = f.texts(key, value)
+			list := x.tables.listOf(value)
+			f.VirusTags = list.texts
+			f.noteCut(key, list.long)
 		case "WanIp":
 			f.WanIP = f.text(key, value)
 		}
@@ -103,23 +106,12 @@ func (f *Finding) text(name, value string) string {
 
 // keptText reads a string that many findings have, and caps it.
 func (f *Finding) keptText(x *Rules, name, value string) (string, *keptText) {
-	kept := x.tables.kept.of(value)
+	kept := x.tables.textOf(value)
 	if kept == nil {
 		return f.text(name, value), nil
 	}
 	f.noteCut(name, kept.long)
 	return kept.text, kept
-}
-
-// texts reads a list of strings and caps each.
-func (f *Finding) texts(name, value string) []string {
-	list := listOf(value)
-	for i, s := range list {
-		var long bool
-		list[i], long = cut(s, maxText)
-		f.noteCut(name, long)
-	}
-	return list
 }
 
 // noteCut records the name of a field that was cut, once.

@@ -162,51 +162,46 @@ func (p *scanner[T]) array(depth int, visit func(value T)) bool {
 	}
 }
 
-// string moves over a string, quotes included.
+// string moves over a string, quotes included. Characters that mean themselves
+// are looked at eight at a time.
 func (p *scanner[T]) string() bool {
-	if !p.take('"') {
+	s, i := p.s, p.i
+	if i == len(s) || s[i] != '"' {
 		return false
 	}
-	for p.i < len(p.s) {
-		p.plain()
-		if p.i == len(p.s) {
-			return false
+	for i++; i < len(s); {
+		if i+8 <= len(s) {
+			b := s[i : i+8]
+			x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
+				uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+			quote, slash := x^('"'*lowBits), x^('\\'*lowBits)
+			// The lowest high bit is that of the first byte that is a quote, a
+			// backslash or a control (a borrow disturbs only bytes behind it). Bytes
+			// above 0x7F never set theirs (&^ x).
+			m := ((quote-lowBits)&^quote | (slash-lowBits)&^slash | (x-' '*lowBits)&^x) & highBits
+			if m == 0 {
+				i += 8
+				continue
+			}
+			i += bits.TrailingZeros64(m) / 8
 		}
-		switch c := p.s[p.i]; {
+		switch c := s[i]; {
 		case c == '"':
-			p.i++
+			p.i = i + 1
 			return true
 		case c == '\\':
+			p.i = i
 			if !p.escape() {
 				return false
 			}
+			i = p.i
 		case c < ' ':
 			return false
 		default:
-			p.i++
+			i++
 		}
 	}
 	return false
-}
-
-// plain moves over characters of a string that mean themselves, eight at a
-// time, to the first that does not; it may stop early near the end of s.
-func (p *scanner[T]) plain() {
-	const low, high = 0x0101010101010101, 0x8080808080808080
-	for p.i+8 <= len(p.s) {
-		b := p.s[p.i : p.i+8]
-		x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
-			uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
-		quote, slash := x^('"'*low), x^('\\'*low)
-		// The lowest high bit is that of the first byte that is a quote, a
-		// backslash or a control (a borrow disturbs only bytes behind it). Bytes
-		// above 0x7F never set theirs (&^ x).
-		if m := ((quote-low)&^quote | (slash-low)&^slash | (x-' '*low)&^x) & high; m != 0 {
-			p.i += bits.TrailingZeros64(m) / 8
-			return
-		}
-		p.i += 8
-	}
 }
 
 func (p *scanner[T]) escape() bool {
@@ -289,6 +284,9 @@ func hex4(s string) rune {
 // what is not UTF-8 become U+FFFD.
 func unquote(text string) string {
 	s := text[1 : len(text)-1]
+	if plainEnd(s, 0) == len(s) {
+		return s
+	}
 	i := strings.IndexByte(s, '\\')
 	if i < 0 {
 		return validUTF8(s)

@@ -1,7 +1,11 @@
 package format
 
 import (
+	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -9,12 +13,12 @@ import (
 // What is kept of a text is what is made of it each time, whatever came before,
 // and never more than the bound.
 func TestKeptTexts(t *testing.T) {
-	var k keeper
+	var k tables
 	kept := 0
 	for i := range 6000 {
 		raw := fmt.Sprintf(`"%d \u2028\n 发现木马 \u0000%s"`, i%3000, strings.Repeat("x", 1000+i%3*maxText))
 		for range 2 {
-			got := k.of(raw)
+			got := k.textOf(raw)
 			if got == nil {
 				continue
 			}
@@ -24,15 +28,15 @@ func TestKeptTexts(t *testing.T) {
 				t.Fatalf("of %.40s… %+.80v", raw, got)
 			}
 		}
-		if k.size > allKept+3*mostKept {
-			t.Fatalf("%d bytes are kept", k.size)
+		if k.texts.size > allKept+3*mostKept {
+			t.Fatalf("%d bytes are kept", k.texts.size)
 		}
 	}
 	if kept == 0 {
 		t.Error("nothing was kept")
 	}
 	for _, raw := range []string{`""`, `null`, `"short"`, `"` + strings.Repeat("x", mostKept) + `"`} {
-		if k.of(raw) != nil {
+		if k.textOf(raw) != nil {
 			t.Errorf("%.20s is kept", raw)
 		}
 	}
@@ -40,11 +44,11 @@ func TestKeptTexts(t *testing.T) {
 
 // Texts that are all different are not kept at all after a while.
 func TestTextsThatDifferAreNotKept(t *testing.T) {
-	var k keeper
+	var k tables
 	made := 0
 	const texts = 20_000
 	for i := range texts {
-		if k.of(fmt.Sprintf(`"%d%s"`, i, strings.Repeat("x", 4000))) != nil {
+		if k.textOf(fmt.Sprintf(`"%d%s"`, i, strings.Repeat("x", 4000))) != nil {
 			made++
 		}
 	}
@@ -53,9 +57,54 @@ func TestTextsThatDifferAreNotKept(t *testing.T) {
 	}
 	same := `"` + strings.Repeat("y", 100) + `"`
 	for range 200_000 {
-		k.of(same)
+		k.textOf(same)
 	}
-	if k.of(same) == nil {
+	if k.textOf(same) == nil {
 		t.Error("a text that comes often is never kept")
+	}
+}
+
+// What is kept of a list is what is made of it each time, and so is what names
+// and tags say of a threat, however they are parted.
+func TestKeptListsAndVerdicts(t *testing.T) {
+	tables := newTables()
+	random := rand.New(rand.NewPCG(1, 2))
+	parts := []string{"", "miner", "scan", "ner", "scanner", "Linux.", "Miner", ".Scanner", "1", "7", "x\x0cy"}
+	text := func() string {
+		b := &strings.Builder{}
+		for range random.IntN(3) {
+			b.WriteString(parts[random.IntN(len(parts))])
+		}
+		return b.String()
+	}
+	kept := 0
+	for range 20_000 {
+		name, tags := text(), make([]string, random.IntN(3))
+		for i := range tags {
+			tags[i] = text()
+		}
+		raw, err := json.Marshal(tags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := tables.listOf(string(raw))
+		want := listOf(string(raw))
+		if !slices.Equal(list.texts, want) || !slices.Equal(list.names, engineNames(want)) || list.long {
+			t.Fatalf("of %s: %+v", raw, *list)
+		}
+		if tables.listOf(string(raw)) == list {
+			kept++
+		}
+		if got, want := tables.classify(name, want), tables.classifier.classify(name, want); !reflect.DeepEqual(got, want) {
+			t.Fatalf("%q with %q: %+v, want %+v", name, tags, got, want)
+		}
+	}
+	if kept < 1000 || tables.verdicts.hits < 1000 {
+		t.Errorf("%d lists were kept, and %d verdicts of the last", kept, tables.verdicts.hits)
+	}
+	for range 3 {
+		if list := tables.listOf(`["` + strings.Repeat("y", maxText+1) + `"]`); !list.long || len(list.texts[0]) != maxText {
+			t.Errorf("a long text is not cut: %d bytes", len(list.texts[0]))
+		}
 	}
 }

@@ -31,7 +31,9 @@ type tables struct {
 	classifier classifier
 	redactor   redactor
 	actions    map[string]string // what happens to risky processes, to its name in full: made once, not for each event
-	kept       keeper
+	texts      keeper[*keptText]
+	lists      keeper[*keptList]
+	verdicts   keeper[verdict]
 	zones      sync.Map // name of a zone to *time.Location, nil for one that does not exist
 }
 
@@ -78,6 +80,9 @@ func newTables() *tables {
 		p := &secrets.Patterns[i]
 		p.re = regexp.MustCompile(p.Pattern)
 		p.hints, p.also = words.add(p.Hints), words.add(p.Also)
+		for _, c := range []byte(p.Then) {
+			p.then[c] = true
+		}
 	}
 	t.redactor.words, t.redactor.folds = words, words.add([]string{"\u017F", "\u212A"})
 	t.redactor.rules = secrets.Patterns

@@ -183,10 +183,23 @@ func osType(path string) string {
 // md5Of returns an MD5 in lower case, nothing for what is none.
 func md5Of(text string) string {
 	text = strings.TrimSpace(text)
-	if len(text) != 32 || strings.Trim(text, "0123456789abcdefABCDEF") != "" {
+	if len(text) != 32 {
 		return ""
 	}
-	return strings.ToLower(text)
+	upper := false
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'f':
+		case c >= 'A' && c <= 'F':
+			upper = true
+		default:
+			return ""
+		}
+	}
+	if upper {
+		text = strings.ToLower(text)
+	}
+	return text
 }
 
 // CleanLine makes untrusted text safe to show on one line of at most limit

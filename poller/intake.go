@@ -407,7 +407,7 @@ func (in *intake) record(key event.Key, action event.Action, before, after event
 	}
 	revision := in.p.kind.RevisionOf(r.item)
 	rec := &event.Record{
-		Key: key, UID: event.UID(key.FindingUID(), after.Sequence, revision),
+		Key: key, UID: key.EventUID(after.Sequence, revision),
 		Sequence: after.Sequence, Revision: revision,
 		Action: action, Status: after.Status,
 		FirstDetect: after.FirstDetect, ObservedAt: j.answer.page.ReceivedAt.UTC(),

@@ -148,7 +148,7 @@ func (s *showing) finish(in *intake, cert journal.Certificate) {
 		rec.Key = event.Key{Account: in.source.Account, Kind: in.p.kind.Name, ID: id}
 		rec.Seq, rec.Sequence, rec.FirstDetect = st.LastRecord, st.Sequence, st.FirstDetect
 		rec.Revision = in.p.kind.Revision(rec.Raw)
-		rec.UID = event.UID(rec.Key.FindingUID(), rec.Sequence, rec.Revision)
+		rec.UID = rec.Key.EventUID(rec.Sequence, rec.Revision)
 		switch {
 		case st.Sequence == 1:
 			rec.Action = event.Detected

@@ -142,7 +142,7 @@ func (n *normalizing) one(kind *cwp.Kind, item cwp.Item) error {
 		Status: kind.Status(n.dialect, item.Status), FirstDetect: item.HeadTime, ObservedAt: time.Now().UTC(),
 		Dialect: n.dialect, Zone: n.zone, Source: "normalize", Raw: item.Raw,
 	}
-	r.UID = event.UID(key.FindingUID(), r.Sequence, r.Revision)
+	r.UID = key.EventUID(r.Sequence, r.Revision)
 	f := n.rules.Read(r)
 	out, err := n.encode(nil, r)
 	if err != nil {

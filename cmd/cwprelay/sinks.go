@@ -241,7 +241,7 @@ func testRecord(now time.Time) *event.Record {
 			`"CmdLine":"cwprelay sinks test","ProcessId":1,"HostIp":"192.0.2.1","HostName":"cwprelay-test",`+
 			`"MachineExtraInfo":{"HostName":"cwprelay-test","PrivateIP":"192.0.2.1"}}`, key.ID, wall, wall),
 	}
-	r.UID = event.UID(key.FindingUID(), r.Sequence, r.Revision)
+	r.UID = key.EventUID(r.Sequence, r.Revision)
 	return r
 }
 

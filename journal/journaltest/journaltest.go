@@ -31,7 +31,7 @@ type Engine struct {
 func Record(id string, sequence uint64) *event.Record {
 	key := event.Key{Account: "1300000001", Kind: "risk_process", ID: id}
 	return &event.Record{
-		Key: key, UID: event.UID(key.FindingUID(), sequence, "r"), Sequence: sequence, Revision: "r",
+		Key: key, UID: key.EventUID(sequence, "r"), Sequence: sequence, Revision: "r",
 		Action: event.Detected, Status: event.Status{Code: "0", Symbol: "pending"},
 		FirstDetect: "2026-11-01 10:00:00", ObservedAt: time.Date(2026, 11, 1, 2, 0, 1, 5e6, time.UTC),
 		Dialect: "record", Zone: "Asia/Shanghai", Source: "prod", Sweep: "s-1", Page: 3, RequestID: "id-1",

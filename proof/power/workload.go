@@ -84,7 +84,7 @@ func (c Change) record() *event.Record {
 		body[i] = alphabet[random.IntN(len(alphabet))] // little that compresses
 	}
 	return &event.Record{
-		Key: key, UID: event.UID(key.FindingUID(), c.Sequence, "r"), Sequence: c.Sequence, Revision: "r",
+		Key: key, UID: key.EventUID(c.Sequence, "r"), Sequence: c.Sequence, Revision: "r",
 		Action: event.Detected, Status: event.Status{Code: "0", Symbol: "pending"}, FirstDetect: "2026-11-01 10:00:00",
 		ObservedAt: time.Now().UTC(), Dialect: "record", Zone: "Asia/Shanghai", Source: "prod", Sweep: "s-1", Page: 1, RequestID: "r-1",
 		Raw: fmt.Appendf(nil, `{"EventId":%q,"Sequence":%d,"Body":%q}`, c.ID, c.Sequence, body),

@@ -26,7 +26,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 
-	"github.com/cwprelay/cwprelay/event"
 	"github.com/cwprelay/cwprelay/sinks"
 	"github.com/cwprelay/cwprelay/sinks/kafka"
 	"github.com/cwprelay/cwprelay/sinks/sinktest"
@@ -143,7 +142,7 @@ func changes(keys, n int) []sinks.Message {
 	for sequence := range n {
 		for _, m := range sinktest.Messages(keys) {
 			m.Record.Sequence = uint64(sequence + 1)
-			m.Record.UID = event.UID(m.Record.Key.FindingUID(), m.Record.Sequence, m.Record.Revision)
+			m.Record.UID = m.Record.Key.EventUID(m.Record.Sequence, m.Record.Revision)
 			m.Body = fmt.Appendf(nil, `{"uid":%q,"sequence":%d}`, m.Record.UID, m.Record.Sequence)
 			batch = append(batch, m)
 		}

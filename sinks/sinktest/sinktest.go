@@ -47,7 +47,7 @@ func Record(n int) *event.Record {
 	key := event.Key{Account: "1300000001", Kind: "risk_process", ID: fmt.Sprint(n)}
 	revision := fmt.Sprintf("%064x", n)
 	return &event.Record{
-		Seq: uint64(n), Key: key, UID: event.UID(key.FindingUID(), 1, revision), Sequence: 1, Revision: revision,
+		Seq: uint64(n), Key: key, UID: key.EventUID(1, revision), Sequence: 1, Revision: revision,
 		Action: event.Detected, Status: event.Status{Code: "0", Symbol: "pending"},
 		FirstDetect: "2023-09-16 18:30:55", ObservedAt: time.Date(2023, 9, 16, 10, 31, 10, 250e6, time.UTC),
 		Dialect: "record", Zone: "Asia/Shanghai",

@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/cwprelay/cwprelay/config/secret"
-	"github.com/cwprelay/cwprelay/event"
 	"github.com/cwprelay/cwprelay/sinks"
 	"github.com/cwprelay/cwprelay/sinks/internal/httpx"
 	"github.com/cwprelay/cwprelay/sinks/sinktest"
@@ -95,7 +94,7 @@ func TestMessages(t *testing.T) {
 	seen := map[string]bool{}
 	for i, m := range sinktest.Messages(600) {
 		r := m.Record
-		if r.Key.Kind != "risk_process" || r.UID != event.UID(r.Key.FindingUID(), r.Sequence, r.Revision) || len(r.UID) != 40 || seen[r.UID] {
+		if r.Key.Kind != "risk_process" || r.UID != r.Key.EventUID(r.Sequence, r.Revision) || len(r.UID) != 40 || seen[r.UID] {
 			t.Errorf("record %d: %+v", i, r.Key)
 		}
 		seen[r.UID] = true

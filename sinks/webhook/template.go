@@ -247,7 +247,7 @@ func sample() *event.Record {
 		`"VirusName":"Linux.Scanner.Fscan","VirusTags":["scanner","hack_tools"],"WanIp":"203.0.113.57"}`)
 	key := event.Key{Account: event.DefaultAccount, Kind: "risk_process", ID: "24"}
 	return &event.Record{
-		Key: key, UID: event.UID(key.FindingUID(), 1, ""), Sequence: 1, Action: event.Detected,
+		Key: key, UID: key.EventUID(1, ""), Sequence: 1, Action: event.Detected,
 		Status: event.Status{Code: "0", Symbol: "pending"}, FirstDetect: "2023-09-16 18:30:55",
 		ObservedAt: time.Date(2023, 9, 16, 10, 31, 0, 0, time.UTC), Dialect: "record", Zone: "Asia/Shanghai", Raw: raw,
 	}
