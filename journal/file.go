@@ -60,6 +60,7 @@ type File struct {
 	db   *bolt.DB
 
 	recent recent
+	pace   pace
 	codecs chan *rowCodec // to use again
 
 	mu      sync.Mutex // guards the rest

@@ -130,7 +130,8 @@ type Journal interface {
 	Source(ctx context.Context, source, kind string) (Source, error)
 	// Append stores all of the batch or nothing, and returns the sequence of
 	// its last record (0 when it holds none). Records get their Seq, and
-	// states with a record their LastRecord, before it returns nil.
+	// states with a record their LastRecord, before it returns nil. It may
+	// wait a tenth of a second for a reader that is close behind.
 	Append(ctx context.Context, lease Lease, batch Batch) (last uint64, err error)
 	// Certificates returns the newest certificates of a source and kind,
 	// newest first.

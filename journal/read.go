@@ -49,6 +49,9 @@ func (f *File) Read(ctx context.Context, after uint64, limit, maxBytes int) ([]*
 		}
 		return ctx.Err()
 	})
+	if len(out) > 0 {
+		f.pace.readTo(out[len(out)-1].Seq)
+	}
 	if err == nil && len(damaged) > 0 {
 		err = f.loseRows(ctx, damaged)
 	}

@@ -262,6 +262,7 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 	old := make([]int, len(batch.Changes))
 	var last uint64
 	seqs := make([]uint64, len(batch.Changes))
+	f.pace.wait(f.closed)
 	err := f.commit(ctx, &op{
 		urgent: true, takesIn: true,
 		apply: func(tx *bolt.Tx) error {
@@ -296,6 +297,7 @@ func (f *File) Append(ctx context.Context, lease Lease, batch Batch) (uint64, er
 				}
 			}
 			f.recent.take(batch.Changes, rows)
+			f.pace.wrote(last)
 			if need > 0 {
 				f.mu.Lock()
 				f.full = nil
