@@ -15,8 +15,21 @@ import (
 
 // A bulkAnswer is the answer to a _bulk request, as far as it was asked for.
 type bulkAnswer struct {
-	Errors bool              `json:"errors"`
-	Items  []map[string]item `json:"items"`
+	Errors bool        `json:"errors"`
+	Items  []operation `json:"items"`
+}
+
+// An operation is an item by what it answers, of which only a create was asked
+// for.
+type operation struct {
+	Create item            `json:"create"`
+	Index  json.RawMessage `json:"index"`
+	Update json.RawMessage `json:"update"`
+	Delete json.RawMessage `json:"delete"`
+}
+
+func (o *operation) isCreate() bool {
+	return o.Create.Status != 0 && o.Index == nil && o.Update == nil && o.Delete == nil
 }
 
 // An item is what became of one record.
@@ -72,10 +85,10 @@ func judge(r *httpx.Response, batch []sinks.Message) (sinks.Receipt, error) {
 	}
 	failed := map[int]error{}
 	receipt := sinks.Receipt{}
-	for i, one := range a.Items {
-		it, ok := one["create"]
-		if len(one) != 1 || !ok {
-			return sinks.Receipt{Answer: "200"}, fmt.Errorf("item %d of the answer is not of a create: the outcome is unknown", i)
+	for i := range a.Items {
+		it := &a.Items[i].Create
+		if !a.Items[i].isCreate() {
+			return sinks.Receipt{Answer: "200"}, fmt.Errorf("item %d of the answer tells no status of a create: the outcome is unknown", i)
 		}
 		switch err := it.err(r); {
 		case it.Status == http.StatusConflict && err == nil:
@@ -92,11 +105,12 @@ func judge(r *httpx.Response, batch []sinks.Message) (sinks.Receipt, error) {
 }
 
 // err is what an item means for its record: nil when the document is there.
-func (it item) err(r *httpx.Response) error {
+func (it *item) err(r *httpx.Response) error {
+	if it.Status == http.StatusOK || it.Status == http.StatusCreated {
+		return nil
+	}
 	err := fmt.Errorf("item answered %d %s: %s", it.Status, r.Show(it.Error.Type), r.Show(it.Error.Reason))
 	switch s := it.Status; {
-	case s == http.StatusOK, s == http.StatusCreated:
-		return nil
 	case s == http.StatusConflict:
 		// The id is there already. A conflict of another kind is none of ours.
 		if it.Error.Type == "" || strings.Contains(it.Error.Type, "version_conflict") {
@@ -119,7 +133,7 @@ func (it item) err(r *httpx.Response) error {
 }
 
 // setup reports whether a 400 is of the index and not of the document.
-func (it item) setup() bool {
+func (it *item) setup() bool {
 	return slices.Contains([]string{"invalid_index_name_exception", "index_closed_exception", "invalid_alias_name_exception"}, it.Error.Type) ||
 		it.Error.Type == "illegal_argument_exception" && (strings.Contains(it.Error.Reason, "pipeline") || strings.Contains(it.Error.Reason, "no write index") || strings.Contains(it.Error.Reason, "only write ops with an op_type of create"))
 }

@@ -52,10 +52,11 @@ func (r *Response) Err() error {
 // 400 and 422 are poison: right for a request that carries one record; one
 // that carries several has to find out which.
 func (r *Response) Class() error {
+	if r.Status/100 == 2 {
+		return nil
+	}
 	err := r.Err()
 	switch s := r.Status; {
-	case s/100 == 2:
-		return nil
 	case s/100 == 3:
 		return sinks.Halt(fmt.Errorf("%w (redirects are not followed: configure the final address)", err))
 	case s == http.StatusRequestEntityTooLarge:
