@@ -48,8 +48,13 @@ func (e ecsEncoder) encode(dst []byte, r *event.Record) ([]byte, error) {
 
 	w.raw("tags", `["forwarded","tencent_cloud-cwp_risk_process"]`)
 	ecsVendor(w, r, f)
-	if !e.cfg.DisableAttack {
-		ecsThreat(w, f.Techniques)
+	switch {
+	case e.cfg.DisableAttack || len(f.Techniques) == 0:
+	case f.threat != "":
+		w.raw("threat", f.threat)
+	default:
+		w.key("threat")
+		w.b = appendThreat(w.b, f.Techniques)
 	}
 	return append(w.b, '}'), nil
 }
@@ -230,11 +235,13 @@ func ecsMachine(w *writer, f *Finding) {
 	w.close(machine)
 }
 
-// ecsThreat writes the techniques as ECS wants them: parallel lists.
-func ecsThreat(w *writer, techniques []Technique) {
+// appendThreat appends the techniques as ECS wants them, in parallel lists; none
+// are nothing.
+func appendThreat(dst []byte, techniques []Technique) []byte {
 	if len(techniques) == 0 {
-		return
+		return dst
 	}
+	w := &writer{append(dst, '{')}
 	var tactics []Tactic
 	for _, t := range techniques {
 		for _, tactic := range t.Tactics {
@@ -243,7 +250,6 @@ func ecsThreat(w *writer, techniques []Technique) {
 			}
 		}
 	}
-	threat := w.open("threat")
 	w.str("framework", "MITRE ATT&CK")
 	tactic := w.open("tactic")
 	list(w, "id", tactics, func(t Tactic) string { return t.ID })
@@ -261,7 +267,7 @@ func ecsThreat(w *writer, techniques []Technique) {
 	list(w, "reference", techniques, Technique.SubReference)
 	w.close(sub)
 	w.close(technique)
-	w.close(threat)
+	return append(w.b, '}')
 }
 
 // list writes what text gives of each item; items that give nothing are left

@@ -91,6 +91,7 @@ type Finding struct {
 	addresses      [mostAddresses]string // memory of Addresses
 	mapped         bool                  // the kind has a mapping
 	zone           *time.Location        // of the vendor's wall times; nil where the record names one that does not exist
+	threat         string                // of ATT&CK, in ECS; may be empty
 	classification caption               // of the malware, in OCSF
 }
 
@@ -175,7 +176,7 @@ func timeOf(text string, loc *time.Location) time.Time {
 // rate derives severity, category and techniques.
 func (f *Finding) rate(x *Rules, r *event.Record) {
 	v := x.tables.classify(f.VirusName, f.VirusTags)
-	f.Category, f.Techniques, f.classification = v.category, v.techniques, v.classification
+	f.Category, f.Techniques, f.threat, f.classification = v.category, v.techniques, v.threat, v.classification
 	f.ThreatSeverity, f.ThreatSeverityRule, f.ThreatMatch = v.severity, v.rule, v.match
 	if o := x.override(f); o != nil {
 		f.ThreatSeverity, f.ThreatSeverityRule = o.severity, o.rule

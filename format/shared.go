@@ -118,7 +118,8 @@ func (t *tables) listOf(raw string) *keptList {
 	return made
 }
 
-// classify is the classifier's.
+// classify is the classifier's, with the techniques in ECS where the verdict is
+// kept.
 func (t *tables) classify(virusName string, tags []string) verdict {
 	size := len(virusName)
 	for _, tag := range tags {
@@ -139,7 +140,8 @@ func (t *tables) classify(virusName string, tags []string) verdict {
 	made = t.classifier.classify(virusName, tags)
 	if keep {
 		made.match = strings.Clone(made.match) // not to hold the whole record
-		t.verdicts.keep(string(words), made, 2*len(words)+256)
+		made.threat = string(appendThreat(nil, made.techniques))
+		t.verdicts.keep(string(words), made, 2*len(words)+len(made.threat)+256)
 	}
 	return made
 }

@@ -79,6 +79,7 @@ type verdict struct {
 	rule       string // which row decided: "category:miner", or "default"
 	match      string // the tag or part of the virus name that led to it
 	techniques []Technique
+	threat     string // techniques as ECS wants them; empty where that was not kept
 
 	classification caption
 }
