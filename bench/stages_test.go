@@ -132,7 +132,11 @@ func BenchmarkStages(b *testing.B) {
 				rec.Replayed, rec.Key.ID = false, strconv.Itoa(id)
 				changes[i] = journal.Change{Key: rec.Key, State: event.State{Status: rec.Status, Sequence: 1}, Record: rec}
 			}
-			if _, err := j.Append(b.Context(), lease, journal.Batch{Changes: changes}); err != nil {
+			last, err := j.Append(b.Context(), lease, journal.Batch{Changes: changes})
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := j.Read(b.Context(), last-1, 1, 0); err != nil { // a reader that keeps up
 				b.Fatal(err)
 			}
 		}
