@@ -27,14 +27,15 @@ type Finding struct {
 	Alert      bool   // somebody should look: detected, detected again or reopened, and open
 	Open       bool   // the handling status is open
 	Closed     bool   // the handling status is closed; the opposite of Open
+	mapped     bool   // the kind has a mapping
 
 	EventTime  time.Time // when it happened: DetectTime where a detection is reported, else the time of observation
 	DetectTime time.Time // of the last detection; zero when there is none that can be read
 	StartTime  time.Time // of the process; zero when there is none that can be read
 
 	Severity           Severity // informational for findings that are trusted or ignored, else ThreatSeverity
-	SeverityRule       string   // what decided Severity: "status:ignored", or ThreatSeverityRule
 	ThreatSeverity     Severity // how bad the threat is, whatever became of it
+	SeverityRule       string   // what decided Severity: "status:ignored", or ThreatSeverityRule
 	ThreatSeverityRule string   // "format.severity[0]" of the configuration, "category:miner", or "default" when nothing is known of the threat
 	ThreatMatch        string   // the tag or part of the virus name that led to the category
 	Category           string   // of data/threat-categories.json; "unknown"
@@ -89,7 +90,6 @@ type Finding struct {
 	keptDesc, keptSolution *keptText // of ThreatDesc and SuggestSolution; may be nil
 
 	addresses      [mostAddresses]string // memory of Addresses
-	mapped         bool                  // the kind has a mapping
 	zone           *time.Location        // of the vendor's wall times; nil where the record names one that does not exist
 	threat         string                // of ATT&CK, in ECS; may be empty
 	classification caption               // of the malware, in OCSF

@@ -5,7 +5,7 @@ import "strconv"
 // A Severity says how bad a threat is. Severities are ordered:
 // Informational < Low < Medium < High < Critical. The vendor rates nothing;
 // the level is derived from virus name and tags.
-type Severity int
+type Severity int8
 
 // The severities.
 const (
