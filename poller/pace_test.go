@@ -173,7 +173,7 @@ func TestBurstIsSeenSoon(t *testing.T) {
 			// some are in none of the pages, and are left to the sweep.
 			late := delays[len(delays)*97/100]
 			t.Logf("median %s, 97th percentile %s, most %s", delays[len(delays)/2], late, delays[len(delays)-1])
-			if late > f.interval+10*time.Second {
+			if late > f.interval+12*time.Second {
 				t.Errorf("97th percentile %s", late)
 			}
 		})
