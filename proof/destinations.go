@@ -44,10 +44,11 @@ type destination struct {
 	address string // that it listens on; empty for a file
 	index   int    // in the ledger
 	ledger  *ledger
-	window  int  // requests that may be in flight at once
-	batch   int  // records of one of them at most
-	late    bool // what was answered is in flight until it is confirmed
-	loose   bool // keeps no order of the records of one event
+	window  int             // requests that may be in flight at once
+	batch   int             // records of one of them at most
+	late    bool            // what was answered is in flight until it is confirmed
+	loose   bool            // keeps no order of the records of one event
+	refused map[string]bool // event_uids that were refused for the moment, and come after others of their request
 
 	catchUp func() error // waits until what was delivered is noted
 	open    func() int   // connections that the daemon has
@@ -101,7 +102,7 @@ func (d *destination) take(a arrival, err error, body []byte) {
 	}
 	d.arrived++
 	d.life++
-	if d.ledger.arrive(d.index, a, !d.loose) {
+	if d.ledger.arrive(d.index, a, !d.loose && !d.refused[a.uid]) {
 		d.twice++
 	}
 }
@@ -524,6 +525,7 @@ func openElastic(endless bool) func(*destination) error {
 	return func(d *destination) error {
 		d.name = "search"
 		d.config = `{elasticsearch: {urls: ["http://%s"]}`
+		d.refused = map[string]bool{}
 		return d.serve(elastictest.New(elastictest.Config{
 			Forgets: endless,
 			Refuse: func(_ string, document []byte) (int, string) {
@@ -532,6 +534,7 @@ func openElastic(endless bool) func(*destination) error {
 					return http.StatusBadRequest, `{"type":"document_parsing_exception","reason":"this event is refused"}`
 				case d.random.Float64() < d.manners.refuse:
 					d.faults["item refused"]++
+					d.refused[after(document, `"event_uid":"`, `"`)] = true
 					return http.StatusTooManyRequests, `{"type":"es_rejected_execution_exception","reason":"queue is full"}`
 				}
 				return 0, ""
