@@ -69,7 +69,7 @@ type Item struct {
 }
 
 // A span is a piece of a text; the zero span is none.
-type span struct{ from, to uint32 }
+type span struct{ from, to int }
 
 // A Class is what an error of the API means for whoever asked.
 type Class int

@@ -221,7 +221,7 @@ func (r *itemReader) object(body []byte, i, depth int, values *[placeRevision + 
 			return -1
 		}
 		for ; found != 0; found &= found - 1 {
-			values[bits.TrailingZeros16(uint16(found))] = span{uint32(at - start), uint32(i - start)} //nolint:gosec // an answer has at most some megabytes
+			values[bits.TrailingZeros16(uint16(found))] = span{at - start, i - start}
 		}
 		i = skipSpace(body, i)
 		switch {

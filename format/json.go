@@ -228,7 +228,7 @@ func plainEnd(s string, i int) int {
 
 const lowBits, highBits = 0x0101010101010101, 0x8080808080808080
 
-func eight(s string, i int) uint64 {
+func eight[T text](s T, i int) uint64 {
 	b := s[i : i+8]
 	return uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
 		uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56

@@ -171,9 +171,7 @@ func (p *scanner[T]) string() bool {
 	}
 	for i++; i < len(s); {
 		if i+8 <= len(s) {
-			b := s[i : i+8]
-			x := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
-				uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+			x := eight(s, i)
 			quote, slash := x^('"'*lowBits), x^('\\'*lowBits)
 			// The lowest high bit is that of the first byte that is a quote, a
 			// backslash or a control (a borrow disturbs only bytes behind it). Bytes
